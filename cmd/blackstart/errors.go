@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/blackstart-project/blackstart/container"
+	"github.com/blackstart-project/blackstart/container/image"
+	"github.com/blackstart-project/blackstart/container/salvage"
+	"github.com/blackstart-project/blackstart/recovery"
+)
+
+// Exit codes, the same for every command.
+const (
+	exitDone         = 0
+	exitFailed       = 1
+	exitUsage        = 2
+	exitVerification = 5
+	exitInterrupted  = 130
+)
+
+// outcomes is the one table from an error to an exit code and to what the
+// operator can do next. The first match counts.
+func outcomes() []outcome {
+	return []outcome{
+		{context.Canceled, exitInterrupted, "nothing half-made stays; run it again to go on"},
+		{recovery.ErrTwin, exitFailed, "stop that process first; if you are sure it is harmless, start anyway with --allow-twin"},
+		{recovery.ErrSelfAnswered, exitFailed, "give the address of the service's own instance, or use --stop-first where both want the same port or data"},
+		{recovery.ErrNotHealthy, exitFailed, "look at the orchestrator's own instance; give it longer with --timeout, or --stop-first if it waits for what the recovery container holds"},
+		{recovery.ErrUsage, exitUsage, "see blackstart COMMAND --help"},
+		{container.ErrPrivilege, exitFailed, "become root: sudo blackstart ..."},
+		{container.ErrReadOnly, exitFailed, "name directories that can be written: blackstart --state DIR --data DIR ..."},
+		{container.ErrExists, exitUsage, "choose another --name, or remove it: blackstart rm NAME"},
+		{container.ErrNotFound, exitUsage, "blackstart ps lists the containers of this host"},
+		{container.ErrRunning, exitFailed, "stop it first: blackstart stop NAME; or remove it anyway with --force"},
+		{container.ErrNotRunning, exitFailed, "blackstart ps shows what runs, blackstart logs NAME why it ended"},
+		{container.ErrDegraded, exitFailed, "leave --strict out to start without it"},
+		{container.ErrBadSpec, exitUsage, "mend the flag or file that the message names; blackstart run --help shows every form"},
+		{container.ErrBadProbe, exitUsage, "write http://IP:PORT/PATH, tcp://IP:PORT, unix:///PATH or exec:COMMAND"},
+		{salvage.ErrNotFound, exitUsage, "blackstart salvage list shows what is there; --root DIR looks on another disk or in one store"},
+		{salvage.ErrAmbiguous, exitUsage, "give the id, or KIND:NAME, or NAMESPACE/NAME"},
+		{salvage.ErrIncomplete, exitFailed, "the store no longer has these bytes: try salvage run --no-verify, or an image from elsewhere with run --image"},
+		{image.ErrVerification, exitVerification, "the bytes are not what the digest promises: get the image from another place"},
+		{image.ErrInvalid, exitUsage, "the image is damaged or of an unknown kind: get it from another place"},
+		{image.ErrUnsupported, exitUsage, "convert it where there are tools: skopeo copy ... oci:DIR"},
+		{image.ErrNotFound, exitUsage, "name an image that is in there: oci:DIR:TAG"},
+		{image.ErrAmbiguous, exitUsage, "name one of them: oci:DIR:TAG"},
+		{image.ErrLimit, exitFailed, "free space, or unpack elsewhere with --data DIR"},
+		{unix.ENOSPC, exitFailed, "free space, or put the data elsewhere with --data DIR; nothing half-made stays"},
+	}
+}
+
+type outcome struct {
+	err  error
+	code int
+	hint string
+}
+
+// report prints an error with its hint and returns the exit code. An error that
+// carries the status of a command that was run prints nothing: that command has
+// said what there was to say.
+func report(w io.Writer, err error) int {
+	var status cli.ExitCoder
+	if err == nil {
+		return exitDone
+	}
+	if errors.As(err, &status) {
+		return status.ExitCode()
+	}
+	code, hint := exitFailed, "blackstart doctor says what this host can do"
+	for _, o := range outcomes() {
+		if errors.Is(err, o.err) {
+			code, hint = o.code, o.hint
+			break
+		}
+	}
+	fmt.Fprintf(w, "blackstart: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	fmt.Fprintf(w, "  next: %s\n", hint)
+	return code
+}

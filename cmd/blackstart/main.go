@@ -1,0 +1,34 @@
+// Blackstart brings infrastructure back when nothing that normally runs it is
+// there. See `blackstart --help`.
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+
+	"github.com/opencontainers/runc/libcontainer"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before Go starts
+	"golang.org/x/sys/unix"
+)
+
+// init is where libcontainer's second half runs: it starts this program again as
+// "init" inside the new namespaces. The variable tells it from an operator who
+// types that word.
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
+		libcontainer.Init()
+	}
+}
+
+func main() {
+	log := slog.New(newHandler(os.Stderr))
+	quietLibraries()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	app := newApp(log)
+	err := app.RunContext(ctx, permute(app, os.Args))
+	code := report(os.Stderr, err)
+	stop()
+	os.Exit(code)
+}
