@@ -2,7 +2,8 @@
 
 TAGS    := netgo osusergo seccomp urfave_cli_no_docs runc_nocriu
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X main.version=$(VERSION) -extldflags "-static"
+BUILT   := $(shell git log -1 --format=%cI 2>/dev/null)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.built=$(BUILT) -extldflags "-static"
 
 build:
 	go build -trimpath -tags "$(TAGS)" -ldflags '$(LDFLAGS)' -o bin/blackstart ./cmd/blackstart

@@ -102,7 +102,7 @@ func mountFlags(dir string) Feature {
 // directory's filesystem, in a mount namespace that ends with it, and copies up
 // and whites out a file.
 func overlayFeature(dataDir string) Feature {
-	f := Feature{Name: "overlayfs", Have: Yes, Need: Degrades, Detail: "mounted with its writable layer in " + dataDir}
+	f := Feature{Name: "overlayfs", Have: Yes, Need: Degrades, Detail: "mounted with its writable layer on the data directory's filesystem"}
 	means := "images cannot be started; unpack one elsewhere and use run --rootfs DIR"
 	near, err := nearest(dataDir)
 	if err != nil {

@@ -90,7 +90,7 @@ func parseProbe(s string) (Probe, error) {
 	case "https":
 		defaultPort = "443"
 	default:
-		return Probe{}, errors.New("want http://, https://, tcp://, unix:/// or exec:")
+		return Probe{}, errors.New("want http://, https://, tcp://, unix:/// or exec:COMMAND")
 	}
 	if u.User != nil || u.Fragment != "" {
 		return Probe{}, errors.New("credentials and fragments are not taken; use exec: with a client that reads them from a file")
@@ -145,7 +145,7 @@ func (p Probe) Check(ctx context.Context, exec func(ctx context.Context, command
 		ctx, cancel = context.WithTimeout(ctx, probeTime)
 		defer cancel()
 	}
-	err := error(nil)
+	var err error
 	switch p.kind {
 	case "http", "https":
 		err = p.get(ctx)

@@ -82,7 +82,7 @@ func portsOf(args, env []string, exposed map[string]struct{}, local []netip.Addr
 		if proto == "" {
 			proto = "tcp"
 		}
-		for n := lo; n <= hi && n < lo+maxPorts; n++ {
+		for n := max(lo, 1); n <= hi && n < lo+maxPorts; n++ {
 			f.add(Port{Proto: proto, Port: uint16(n), Guess: true})
 		}
 	}
@@ -196,7 +196,7 @@ func (f *portFinder) option(name, value string, env bool) {
 // address reads one URL or host:port and adds it if it can be an address that
 // this host listens on.
 func (f *portFinder) address(item string, does role, env bool) {
-	proto, both, hostport := "tcp", false, item
+	proto, hostport := "tcp", item
 	if scheme, _, ok := strings.Cut(item, "://"); ok {
 		u, err := url.Parse(item)
 		if err != nil {
@@ -234,11 +234,12 @@ func (f *portFinder) address(item string, does role, env bool) {
 	if !wild && !addr.IsLoopback() && !slices.Contains(f.local, addr.WithZone("")) {
 		return
 	}
-	both = n == 53 // a name server answers on both
 	p := Port{Proto: proto, Addr: addr, Port: uint16(n), Guess: does != listener && (!wild || env)}
 	f.add(p)
-	if both {
-		p.Proto = map[string]string{"tcp": "udp", "udp": "tcp"}[proto]
+	if n == 53 { // a name server answers on both
+		p.Proto = "tcp"
+		f.add(p)
+		p.Proto = "udp"
 		f.add(p)
 	}
 }

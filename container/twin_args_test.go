@@ -65,6 +65,7 @@ func TestPortsOf(t *testing.T) {
 
 func FuzzPortsOf(f *testing.F) {
 	f.Add("etcd --listen-client-urls=http://127.0.0.1:2379,x", "PORT=80", "1-65535/udp")
+	f.Add("0", "0", "0-2")
 	f.Add("x --a -p [::]:1 --b=http://[", "A==:1", "-")
 	f.Fuzz(func(t *testing.T, args, env, exposed string) {
 		ports := portsOf(strings.Split(args, " "), strings.Split(env, " "), map[string]struct{}{exposed: {}}, nil)

@@ -55,7 +55,6 @@ const maxConflicts = 64
 // On overlayfs the kernel's lock list names other inodes: there a waiter in the
 // kernel's queue counts as a writer only.
 func Twins(ctx context.Context, q TwinQuery) ([]Conflict, error) {
-	var found []Conflict
 	s, err := newTwinScan(q)
 	if err != nil {
 		return nil, err
@@ -68,12 +67,15 @@ func Twins(ctx context.Context, q TwinQuery) ([]Conflict, error) {
 			return nil, err
 		}
 	}
-	found = slices.Concat(s.dataConflicts(), s.portConflicts(), s.programs)
+	found := slices.Concat(s.dataConflicts(), s.portConflicts(), s.programs)
 	slices.SortStableFunc(found, func(a, b Conflict) int {
-		if a.Certain != b.Certain {
-			return map[bool]int{true: -1, false: 1}[a.Certain]
+		switch {
+		case a.Certain == b.Certain:
+			return 0
+		case a.Certain:
+			return -1
 		}
-		return 0
+		return 1
 	})
 	return found[:min(len(found), maxConflicts)], nil
 }
@@ -85,7 +87,7 @@ type twinScan struct {
 	netns   unix.Stat_t
 	regions []region
 	own     mountTable
-	views   map[string]*view // by the link of ns/mnt
+	views   map[string]*view // the caller's by its ns/mnt link, others by ns/mnt and root
 	sockets []taken
 
 	uses     []use
@@ -197,16 +199,24 @@ func (s *twinScan) owns(pid int, target string) bool {
 	return found
 }
 
-// view is the process's mount namespace, read once for all that share it.
+// view is what the process's mount namespace shows, read once for all that
+// share it and their root directory: below another root fewer mounts are listed.
 func (s *twinScan) view(p *proc) (v *view, ns string) {
 	ns = p.link("ns/mnt")
 	if v, ok := s.views[ns]; ok {
 		return v, ns
 	}
+	root := p.link("root")
+	if v, ok := s.views[ns+root]; ok {
+		return v, ns
+	}
 	mounts := mountsOf(p)
+	for _, m := range mounts {
+		m.Mountpoint = below(m.Mountpoint, "/", root) // as the links of descriptors name it
+	}
 	v = &view{mounts: mounts, windows: mounts.windows(s.regions)}
 	if ns != "" && len(mounts) > 0 {
-		s.views[ns] = v
+		s.views[ns+root] = v
 		s.showsData(p, v, ns)
 	}
 	return v, ns

@@ -298,12 +298,12 @@ func TestTwinsKernelQueue(t *testing.T) {
 	}
 }
 
-// container runs a shell command in a root of its own, where the data is /data.
+// inContainer runs a shell command in a root of its own, where the data is /data.
 func inContainer(t *testing.T, data, options, command string) int {
 	t.Helper()
 	root := t.TempDir()
 	script := `set -e
-mount -t tmpfs none "$1"; cd "$1"; mkdir bin data old tmp proc
+mount -t tmpfs none "$1"; cd "$1"; mkdir bin data old dev; : >dev/null
 cp "$(command -v busybox)" bin/busybox; mount --bind "$2" data; mount -o remount,bind,` + options + ` data
 pivot_root . old; exec /bin/busybox chroot . /bin/busybox sh -c '/bin/busybox umount -l /old; ` + command + `; echo ready; exec /bin/busybox cat'`
 	return start(t, []string{"unshare", "--mount", "sh", "-c", script, "sh", root, data}, "ready")
@@ -339,6 +339,19 @@ func TestTwinsOtherMountNamespace(t *testing.T) {
 		if found := twins(t, q); len(found) != 0 {
 			t.Errorf("Twins() = %+v; want none", found)
 		}
+	})
+	t.Run("beside a chroot", func(t *testing.T) {
+		// The first process of the namespace sees no data from its root.
+		inContainer(t, data, "rw", "exec 4<&0; (exec 3>>/data/log; exec /bin/busybox cat <&4) & echo ready; exec /bin/busybox chroot /bin /busybox cat")
+		eventually(t, q, "log open", func(found []Conflict) bool {
+			return len(found) == 1 && found[0].Certain && found[0].What == filepath.Join(data, "log")
+		})
+	})
+	t.Run("in a chroot", func(t *testing.T) {
+		inContainer(t, data, "rw", `/bin/busybox cp /bin/busybox /data; echo ready; exec /bin/busybox chroot /data /busybox sh -c "exec 3>>/log; exec /busybox cat"`)
+		eventually(t, q, "log open", func(found []Conflict) bool {
+			return len(found) == 1 && found[0].Certain && found[0].What == filepath.Join(data, "log")
+		})
 	})
 	t.Run("private mounts of a service", func(t *testing.T) {
 		start(t, []string{"unshare", "--mount", "sh", "-c", "echo ready; exec cat"}, "ready")
@@ -418,7 +431,7 @@ func TestTwinsErrors(t *testing.T) {
 // BenchmarkTwins looks at a host with 300 more processes of 20 open files each.
 func BenchmarkTwins(b *testing.B) {
 	cmd := exec.Command("sh", "-c", `for f in 3 4 5 6 7 8 9; do eval "exec $f</dev/null"; done
-		i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; echo ready; cat >/dev/null; kill $(jobs -p); wait`)
+		i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); all="$all $!"; done; echo ready; cat >/dev/null; kill $all; wait`)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		b.Fatal(err)

@@ -14,8 +14,8 @@ import (
 	"github.com/blackstart-project/blackstart/recovery"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and built (RFC 3339) are set by the linker.
+var version, built = "dev", ""
 
 // commands is the whole command line, in the order of the help.
 func commands() []*cli.Command {
