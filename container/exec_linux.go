@@ -101,4 +101,3 @@ func waitStatus(ctx context.Context, lp *libcontainer.Process, tty *terminal) (i
 	}
 	return state.ExitCode(), nil
 }
-

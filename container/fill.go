@@ -52,4 +52,3 @@ func (s *Spec) Fill(img ImageConfig) {
 	}
 	s.Ports = slices.Compact(s.Ports)
 }
-

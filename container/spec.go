@@ -27,32 +27,32 @@ const maxSpec = 4 << 20
 // Config is the OCI runtime configuration to start from; nil stands for what
 // containerd gives an ordinary container. Every other field overrides it.
 type Spec struct {
-	Name       string       `yaml:"name,omitempty" json:"name,omitempty"`
-	From       string       `yaml:"from,omitempty" json:"from,omitempty"`         // where it was salvaged, for people to read
-	Image      string       `yaml:"image,omitempty" json:"image,omitempty"`       // image reference with its transport
-	Rootfs     string       `yaml:"rootfs,omitempty" json:"rootfs,omitempty"`     // a directory, used as it is
-	Layers     []string     `yaml:"layers,omitempty" json:"layers,omitempty"`     // read-only directories below a new writable layer, the lowest first
-	Args       []string     `yaml:"args,omitempty" json:"args,omitempty"`         // the whole command line
-	Env        []string     `yaml:"env,omitempty" json:"env,omitempty"`           // K=V, over what the image or Config sets
-	User       string       `yaml:"user,omitempty" json:"user,omitempty"`         // user[:group], names or numbers, resolved in the rootfs
-	Workdir    string       `yaml:"workdir,omitempty" json:"workdir,omitempty"`   // absolute
-	Net        string       `yaml:"net,omitempty" json:"net,omitempty"`           // host or none
-	Mounts     []Mount      `yaml:"mounts,omitempty" json:"mounts,omitempty"`     // bind mounts of the host
-	Devices    []string     `yaml:"devices,omitempty" json:"devices,omitempty"`   // /dev/SRC[:/dev/DST[:rwm]]
-	Memory     string       `yaml:"memory,omitempty" json:"memory,omitempty"`     // bytes, with KiB, MiB or GiB
-	CPUs       float64      `yaml:"cpus,omitempty" json:"cpus,omitempty"`         // processors' worth of time
-	PIDs       int64        `yaml:"pids,omitempty" json:"pids,omitempty"`         // processes and threads
-	CapAdd     []string     `yaml:"cap_add,omitempty" json:"cap_add,omitempty"`   // NAME or CAP_NAME, or ALL
-	CapDrop    []string     `yaml:"cap_drop,omitempty" json:"cap_drop,omitempty"` // likewise, applied first
-	ReadOnly   bool         `yaml:"read_only,omitempty" json:"read_only,omitempty"`
-	Privileged bool         `yaml:"privileged,omitempty" json:"privileged,omitempty"`
-	Restart    Restart      `yaml:"restart,omitempty" json:"restart,omitempty"`
-	Health     *Health      `yaml:"health,omitempty" json:"health,omitempty"`
-	StopSignal string       `yaml:"stop_signal,omitempty" json:"stop_signal,omitempty"`
-	LogMax     string       `yaml:"log_max,omitempty" json:"log_max,omitempty"` // bytes of log kept, default 64MiB
-	Config     *OCI         `yaml:"config,omitempty" json:"config,omitempty"`
-	Ports      []string     `yaml:"ports,omitempty" json:"ports,omitempty"`     // "2379/tcp": what the image says it listens on, for the twin check
-	Terminal   bool         `yaml:"-" json:"terminal,omitempty"`
+	Name       string   `yaml:"name,omitempty" json:"name,omitempty"`
+	From       string   `yaml:"from,omitempty" json:"from,omitempty"`         // where it was salvaged, for people to read
+	Image      string   `yaml:"image,omitempty" json:"image,omitempty"`       // image reference with its transport
+	Rootfs     string   `yaml:"rootfs,omitempty" json:"rootfs,omitempty"`     // a directory, used as it is
+	Layers     []string `yaml:"layers,omitempty" json:"layers,omitempty"`     // read-only directories below a new writable layer, the lowest first
+	Args       []string `yaml:"args,omitempty" json:"args,omitempty"`         // the whole command line
+	Env        []string `yaml:"env,omitempty" json:"env,omitempty"`           // K=V, over what the image or Config sets
+	User       string   `yaml:"user,omitempty" json:"user,omitempty"`         // user[:group], names or numbers, resolved in the rootfs
+	Workdir    string   `yaml:"workdir,omitempty" json:"workdir,omitempty"`   // absolute
+	Net        string   `yaml:"net,omitempty" json:"net,omitempty"`           // host or none
+	Mounts     []Mount  `yaml:"mounts,omitempty" json:"mounts,omitempty"`     // bind mounts of the host
+	Devices    []string `yaml:"devices,omitempty" json:"devices,omitempty"`   // /dev/SRC[:/dev/DST[:rwm]]
+	Memory     string   `yaml:"memory,omitempty" json:"memory,omitempty"`     // bytes, with KiB, MiB or GiB
+	CPUs       float64  `yaml:"cpus,omitempty" json:"cpus,omitempty"`         // processors' worth of time
+	PIDs       int64    `yaml:"pids,omitempty" json:"pids,omitempty"`         // processes and threads
+	CapAdd     []string `yaml:"cap_add,omitempty" json:"cap_add,omitempty"`   // NAME or CAP_NAME, or ALL
+	CapDrop    []string `yaml:"cap_drop,omitempty" json:"cap_drop,omitempty"` // likewise, applied first
+	ReadOnly   bool     `yaml:"read_only,omitempty" json:"read_only,omitempty"`
+	Privileged bool     `yaml:"privileged,omitempty" json:"privileged,omitempty"`
+	Restart    Restart  `yaml:"restart,omitempty" json:"restart,omitempty"`
+	Health     *Health  `yaml:"health,omitempty" json:"health,omitempty"`
+	StopSignal string   `yaml:"stop_signal,omitempty" json:"stop_signal,omitempty"`
+	LogMax     string   `yaml:"log_max,omitempty" json:"log_max,omitempty"` // bytes of log kept, default 64MiB
+	Config     *OCI     `yaml:"config,omitempty" json:"config,omitempty"`
+	Ports      []string `yaml:"ports,omitempty" json:"ports,omitempty"` // "2379/tcp": what the image says it listens on, for the twin check
+	Terminal   bool     `yaml:"-" json:"terminal,omitempty"`
 }
 
 // Mount binds a file or directory of the host into the container.

@@ -59,8 +59,13 @@ type inspection struct {
 func (v inspection) text(w io.Writer) error {
 	st := v.Status
 	rows := [][]string{
-		{"name", st.Name}, {"state", describe(st)}, {"image", st.Image}, {"command", strings.Join(st.Command, " ")},
-		{"rootfs", v.Rootfs}, {"log", v.Log}, {"bundle", v.Bundle},
+		{"name", st.Name},
+		{"state", describe(st)},
+		{"image", st.Image},
+		{"command", strings.Join(st.Command, " ")},
+		{"rootfs", v.Rootfs},
+		{"log", v.Log},
+		{"bundle", v.Bundle},
 	}
 	if st.HealthLast != "" {
 		rows = append(rows, []string{"last check", st.HealthLast})

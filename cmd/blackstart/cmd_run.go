@@ -213,4 +213,3 @@ func cmdSupervise() *cli.Command {
 		},
 	}
 }
-
