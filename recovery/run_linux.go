@@ -94,7 +94,7 @@ func (s Site) Run(ctx context.Context, o RunOptions) (_ Result, err error) {
 		return Result{}, err
 	}
 	if !o.Detach {
-		exit, err := c.Run(ctx, o.Stdin, o.Stdout, o.Stderr)
+		exit, err := c.Run(context.WithoutCancel(ctx), o.Stdin, o.Stdout, o.Stderr)
 		return Result{Name: spec.Name, Exit: &exit}, err
 	}
 	pid, err := c.Detach(ctx)
@@ -198,7 +198,7 @@ func (s Site) freeName(base string) string {
 	}
 	name := base
 	for i := 2; ; i++ {
-		if _, err := s.Host.Load(name); errors.Is(err, container.ErrNotFound) {
+		if _, err := s.Host.Load(name); err != nil {
 			return name
 		}
 		name = fmt.Sprintf("%s-%d", base, i)

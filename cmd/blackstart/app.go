@@ -26,7 +26,7 @@ func commands() []*cli.Command {
 }
 
 func newApp(log *slog.Logger) *cli.App {
-	return &cli.App{
+	app := &cli.App{
 		Name:    "blackstart",
 		Usage:   "bring a service back when nothing that normally runs it is there",
 		Version: version,
@@ -49,9 +49,7 @@ Exit status: 0 done, 1 failed, 2 usage or bad input, 3 not recoverable, 4 denied
 		Commands:        commands(),
 		HideHelpCommand: true,
 		ExitErrHandler:  func(*cli.Context, error) {}, // main reports
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return fmt.Errorf("%w: %w", recovery.ErrUsage, err)
-		},
+		OnUsageError:    badFlag,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usage("no command %q", c.Args().First())
@@ -59,6 +57,19 @@ Exit status: 0 done, 1 failed, 2 usage or bad input, 3 not recoverable, 4 denied
 			return cli.ShowAppHelp(c)
 		},
 	}
+	var each func([]*cli.Command)
+	each = func(cmds []*cli.Command) {
+		for _, c := range cmds {
+			c.OnUsageError = badFlag
+			each(c.Subcommands)
+		}
+	}
+	each(app.Commands)
+	return app
+}
+
+func badFlag(_ *cli.Context, err error, _ bool) error {
+	return fmt.Errorf("%w: %w", recovery.ErrUsage, err)
 }
 
 func logger(c *cli.Context) *slog.Logger { return c.App.Metadata["log"].(*slog.Logger) }
