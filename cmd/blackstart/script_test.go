@@ -143,33 +143,8 @@ func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
 
 // cmdGone checks that nothing of a container is left on the host: gone NAME.
 func cmdGone(ts *testscript.TestScript, _ bool, args []string) {
-	name := args[0]
 	work := ts.Getenv("WORK")
-	var left []string
-	for _, pattern := range []string{
-		"/sys/fs/cgroup/blackstart/" + name + "*", "/sys/fs/cgroup/*/blackstart/" + name + "*",
-		work + "/state/" + name, work + "/data/containers/" + name, work + "/data/containers/.gone*",
-	} {
-		m, err := filepath.Glob(pattern)
-		ts.Check(err)
-		left = append(left, m...)
-	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	ts.Check(err)
-	for _, line := range strings.Split(string(mounts), "\n") {
-		if strings.Contains(line, work+"/data/containers/"+name+"/") {
-			left = append(left, line)
-		}
-	}
-	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	ts.Check(err)
-	for _, p := range procs {
-		b, _ := os.ReadFile(p)
-		if argv := strings.Split(strings.TrimRight(string(b), "\x00"), "\x00"); len(argv) > 5 && strings.Contains(string(b), work+"/data") && argv[len(argv)-1] == name {
-			left = append(left, p)
-		}
-	}
-	if len(left) > 0 {
-		ts.Fatalf("left of %s: %q", name, left)
+	if left := leftovers(args[0], work+"/state", work+"/data"); len(left) > 0 {
+		ts.Fatalf("left of %s: %q", args[0], left)
 	}
 }
