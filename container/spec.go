@@ -170,7 +170,13 @@ func ReadSpec(r io.Reader) (Spec, error) {
 }
 
 // ParseSpec is ReadSpec of bytes.
-func ParseSpec(b []byte) (Spec, error) {
+func ParseSpec(b []byte) (_ Spec, err error) {
+	// The YAML library panics on some malformed documents.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: malformed YAML: %v", ErrBadSpec, r)
+		}
+	}()
 	if json.Valid(b) {
 		var c OCI
 		if err := json.Unmarshal(b, &c); err == nil && c.Version != "" {
@@ -194,8 +200,8 @@ func plainYAML(doc string) error {
 	depth, line, entries := 0, 0, 0
 	for _, t := range lexer.Tokenize(doc) {
 		switch t.Type {
-		case token.AliasType, token.AnchorType, token.MergeKeyType:
-			return fmt.Errorf("%w: line %d: anchors and aliases are not taken", ErrBadSpec, t.Position.Line)
+		case token.AliasType, token.AnchorType, token.MergeKeyType, token.TagType:
+			return fmt.Errorf("%w: line %d: anchors, aliases and tags are not taken", ErrBadSpec, t.Position.Line)
 		case token.SequenceStartType, token.MappingStartType:
 			depth++
 		case token.SequenceEndType, token.MappingEndType:
