@@ -60,6 +60,9 @@ func (s Spec) OCI(rootfs string) (*specs.Spec, error) {
 	if err := s.devices(c); err != nil {
 		return nil, err
 	}
+	if s.Seccomp == "default" && c.Linux.Seccomp == nil && !s.Privileged {
+		c.Linux.Seccomp = seccomp.DefaultProfile(c)
+	}
 	for _, m := range s.Mounts {
 		setMount(c, m.oci())
 	}

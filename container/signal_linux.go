@@ -139,12 +139,7 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 	if err := c.wantStop(); err != nil {
 		return err
 	}
-	if err := c.signalThenKill(ctx, stopSignal(c.rec.Spec), grace); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	if err := c.inCharge(ctx); errors.Is(err, os.ErrNotExist) {
+	if err := c.endAndTakeCharge(ctx, grace); errors.Is(err, os.ErrNotExist) {
 		return nil // a foreground run removed itself
 	} else if err != nil {
 		return err
@@ -157,6 +152,23 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 		return nil
 	}
 	return c.finish(Exit{Code: -1, Reason: "stopped; its supervisor had been killed", Finished: time.Now().UTC()})
+}
+
+// endAndTakeCharge ends the first process, also one that a start under way is
+// only about to make, until nobody else is in charge of the container.
+func (c *Container) endAndTakeCharge(ctx context.Context, grace time.Duration) error {
+	patience := time.Now().Add(grace + 20*time.Second)
+	for {
+		if err := c.signalThenKill(ctx, stopSignal(c.rec.Spec), grace); err != nil {
+			return err
+		}
+		soon, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		err := c.inCharge(soon)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || time.Now().After(patience) {
+			return err
+		}
+	}
 }
 
 // Remove removes a container that has ended, or with force any.

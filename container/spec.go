@@ -46,6 +46,7 @@ type Spec struct {
 	CapDrop    []string `yaml:"cap_drop,omitempty" json:"cap_drop,omitempty"` // likewise, applied first
 	ReadOnly   bool     `yaml:"read_only,omitempty" json:"read_only,omitempty"`
 	Privileged bool     `yaml:"privileged,omitempty" json:"privileged,omitempty"`
+	Seccomp    string   `yaml:"seccomp,omitempty" json:"seccomp,omitempty"` // "default": containerd's profile, where Config has none
 	Restart    Restart  `yaml:"restart,omitempty" json:"restart,omitempty"`
 	Health     *Health  `yaml:"health,omitempty" json:"health,omitempty"`
 	StopSignal string   `yaml:"stop_signal,omitempty" json:"stop_signal,omitempty"`
@@ -275,6 +276,9 @@ func (s Spec) Check() error {
 	}
 	if s.Net != "" && s.Net != "host" && s.Net != "none" {
 		return bad("net %q is not host or none", s.Net)
+	}
+	if s.Seccomp != "" && s.Seccomp != "default" {
+		return bad("seccomp %q is not default; a profile of your own goes into config", s.Seccomp)
 	}
 	if !slices.Contains([]Restart{"", RestartNo, RestartOnFailure, RestartAlways}, s.Restart) {
 		return bad("restart %q is not no, on-failure or always", s.Restart)

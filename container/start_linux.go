@@ -233,6 +233,10 @@ func (c *Container) forget() error {
 // leaveCgroups removes the supervisor's cgroup, and the common parent if no
 // other container is left in it.
 func (c *Container) leaveCgroups() error {
+	if !c.rec.Detached {
+		removeParents()
+		return nil
+	}
 	m, err := cgroupManager(supervisorCgroup(c.name))
 	if err != nil {
 		return err

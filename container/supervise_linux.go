@@ -144,6 +144,7 @@ func (h Host) Supervise(ctx context.Context, name string, adopt bool) error {
 	if first != nil {
 		report(readiness{PID: first.pid})
 	}
+	debug.SetGCPercent(50)
 	debug.FreeOSMemory() // what the start needed, the watch does not
 	dropText()
 	return s.watch(ctx, first)
@@ -272,7 +273,7 @@ func (s *supervisor) attend(ctx context.Context, r *run) Exit {
 	orphans := make(chan os.Signal, 1)
 	signal.Notify(orphans, unix.SIGCHLD)
 	defer signal.Stop(orphans)
-	why := ""
+	why, ticks := "", 0
 	for {
 		select {
 		case e := <-r.done:
@@ -283,6 +284,9 @@ func (s *supervisor) attend(ctx context.Context, r *run) Exit {
 			return e
 		case <-tick.C:
 			s.log.note(time.Now())
+			if ticks++; ticks%10 == 0 {
+				dropText()
+			}
 		case <-orphans:
 			s.reap(r.pid)
 		case why = <-reason:

@@ -71,7 +71,7 @@ func (h Host) Sweep(ctx context.Context) ([]string, error) {
 func (c *Container) sweep() (what string, adopt bool, err error) {
 	err = readJSON(c.path("record.json"), &c.rec)
 	if err != nil || c.rec.Phase == creating || c.rec.Phase == removing {
-		c.rec.Overlay = true // unknown at worst: the mount is looked for by its place
+		c.rec.Overlay, c.rec.Detached = true, true // not known for certain: both are looked for by their place
 		what := "its start was cut off; what it left has been removed"
 		if c.rec.Phase == removing {
 			what = "its removal was cut off; it has been finished"

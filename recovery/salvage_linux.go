@@ -155,9 +155,10 @@ func document(name string, found salvage.Container, now *specs.Spec, notes map[s
 	if now.Root != nil {
 		s.ReadOnly, now.Root = now.Root.Readonly, nil
 	}
-	s.User = notes["org.blackstart.user"]
-	s.StopSignal = notes["org.blackstart.stop-signal"]
-	if p := notes["org.blackstart.ports"]; p != "" {
+	s.User = notes[salvage.AnnotationUser]
+	s.Seccomp = notes[salvage.AnnotationSeccomp]
+	s.StopSignal = notes[salvage.AnnotationStopSignal]
+	if p := notes[salvage.AnnotationPorts]; p != "" {
 		s.Ports = strings.Split(p, ",")
 	}
 	conf := container.OCI(*now)
@@ -184,7 +185,7 @@ func (s Site) rootOf(ctx context.Context, dead *salvage.Host, store salvage.Stor
 		case err != nil:
 			out.Notes = append(out.Notes, "the image cannot be unpacked anew: "+err.Error())
 		}
-		if v, ok := store.(verifier); ok {
+		if v, ok := store.(salvage.Verifier); ok {
 			if err := v.VerifyRootfs(ctx, found, func(done, total int64) { s.tell("verifying the dead image in place", done, total) }); err == nil {
 				out.Verified = true
 			} else if ctx.Err() != nil {
@@ -320,8 +321,4 @@ func writeArchive(ctx context.Context, im *image.Image, file string) error {
 		return errors.Join(fmt.Errorf("writing archive: %w", err), os.Remove(f.Name()))
 	}
 	return nil
-}
-
-type verifier interface {
-	VerifyRootfs(ctx context.Context, c salvage.Container, progress func(done, total int64)) error
 }

@@ -34,7 +34,8 @@ func TestKilledStart(t *testing.T) {
 		out, err := exec.Command(binary, append([]string{"--state", state, "--data", data}, args...)...).CombinedOutput()
 		return string(out), err
 	}
-	const name = "killed-start"
+	name := fmt.Sprintf("killed-start-%d", os.Getpid())
+	defer func() { _, _ = run("rm", "--force", name) }()
 	cutOff := 0
 	for i := range 30 {
 		cmd := exec.Command(binary, "--state", state, "--data", data, "run", "--rootfs", rootfs, "--name", name, "--detach", "--", "/bin/busybox", "sleep", "4321")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before Go starts
@@ -18,11 +19,13 @@ import (
 // types that word.
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
+		debug.SetGCPercent(-1) // it lives some milliseconds, until the container's command takes its place
 		libcontainer.Init()
 	}
 }
 
 func main() {
+	debug.SetGCPercent(400) // most commands end before a collection would pay
 	log := slog.New(newHandler(os.Stderr))
 	quietLibraries()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
