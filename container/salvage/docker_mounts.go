@@ -19,7 +19,7 @@ func (r dockerRecord) mounts() ([]specs.Mount, error) {
 	own := map[string]specs.Mount{}
 	for file, source := range map[string]string{"/etc/resolv.conf": r.ResolvConfPath, "/etc/hosts": r.HostsPath, "/etc/hostname": r.HostnamePath} {
 		if source != "" {
-			own[file] = bindMount(source, file, "", !r.host.ReadonlyRootfs)
+			own[file] = bindMount(source, file, "rprivate", !r.host.ReadonlyRootfs)
 		}
 	}
 	for destination, options := range r.host.Tmpfs {
@@ -50,9 +50,14 @@ func (r dockerRecord) mounts() ([]specs.Mount, error) {
 }
 
 func bindMount(source, destination, propagation string, writable bool) specs.Mount {
-	options := []string{"rbind", cmp.Or(propagation, "rprivate"), "ro"}
+	options := []string{"rbind"}
+	if propagation != "" {
+		options = append(options, propagation)
+	}
 	if writable {
-		options[2] = "rw"
+		options = append(options, "rw")
+	} else {
+		options = append(options, "ro")
 	}
 	return specs.Mount{Destination: destination, Type: "bind", Source: source, Options: options}
 }
@@ -103,7 +108,7 @@ func (r dockerRecord) standardMounts() []specs.Mount {
 	}
 	mounts = append(mounts, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
 	if r.host.IpcMode == "host" {
-		return append(mounts, bindMount("/dev/shm", "/dev/shm", "", true))
+		return append(mounts, bindMount("/dev/shm", "/dev/shm", "rprivate", true))
 	}
 	size := int64(64 << 20)
 	if r.host.ShmSize > 0 {

@@ -69,19 +69,17 @@ func (r dockerRecord) cpu() *specs.LinuxCPU {
 	return &cpu
 }
 
-// standardDevices is dockerd's default access: null, zero, full, random, urandom,
-// tty and console, and mknod of anything.
+// standardDevices is dockerd's default access: null, zero, random, urandom, tty
+// and console, but not fuse. The runtime adds what every container needs.
 func standardDevices(privileged bool) []specs.LinuxDeviceCgroup {
 	if privileged {
 		return []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 	}
-	rules := []specs.LinuxDeviceCgroup{
-		{Allow: false, Access: "rwm"},
-		{Allow: true, Type: "c", Access: "m"},
-		{Allow: true, Type: "b", Access: "m"},
-	}
-	for _, number := range [][2]int64{{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 1}} {
-		rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &number[0], Minor: &number[1], Access: "rwm"})
+	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	for _, number := range [][2]int64{{1, 3}, {1, 5}, {1, 8}, {1, 9}, {5, 0}, {5, 1}, {10, 229}} {
+		rules = append(rules, specs.LinuxDeviceCgroup{
+			Allow: number != [2]int64{10, 229}, Type: "c", Major: &number[0], Minor: &number[1], Access: "rwm",
+		})
 	}
 	return rules
 }
@@ -110,7 +108,7 @@ func (r dockerRecord) device(spec *specs.Spec, d dockerDevice) {
 		}
 	}
 	if found == 0 && path.IsAbs(source) && path.IsAbs(inside) && inside != "/" {
-		spec.Mounts = append(spec.Mounts, bindMount(source, inside, "", true))
+		spec.Mounts = append(spec.Mounts, bindMount(source, inside, "rprivate", true))
 	}
 }
 

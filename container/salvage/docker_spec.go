@@ -186,6 +186,9 @@ func (r dockerRecord) sysctls() map[string]string {
 		sysctls["net.ipv4.ping_group_range"] = "0 2147483647"
 	}
 	maps.Copy(sysctls, r.host.Sysctls)
+	if len(sysctls) == 0 {
+		return nil
+	}
 	return sysctls
 }
 

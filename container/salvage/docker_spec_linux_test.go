@@ -1,0 +1,129 @@
+package salvage
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// checkDockerSpec compares with what dockerd gave to runc.
+func checkDockerSpec(t *testing.T, name string, got, want *specs.Spec) {
+	t.Helper()
+	compare := func(what string, got, want any) {
+		t.Helper()
+		g, _ := json.Marshal(got)
+		w, _ := json.Marshal(want)
+		if !bytes.Equal(g, w) {
+			t.Errorf("%s = %s; want %s", what, g, w)
+		}
+	}
+	notes := map[string]string{AnnotationPorts: "2379/tcp", AnnotationHealth: `["CMD","/bin/busybox","true"]`, AnnotationStopSignal: "SIGINT"}
+	user := want.Process.User
+	switch name {
+	case "/shop":
+		notes[AnnotationRestart] = "on-failure:3"
+		notes[AnnotationSeccomp] = "default"
+	case "/named":
+		notes[AnnotationUser] = "app"
+		user = specs.User{}
+	case "/root":
+		notes[AnnotationSeccomp] = "default"
+	}
+	compare("annotations", got.Annotations, notes)
+	got.Process.User.AdditionalGids, user.AdditionalGids = nil, nil
+	compare("process.user", got.Process.User, user)
+	compare("process.args", got.Process.Args, want.Process.Args)
+	compare("process.cwd", got.Process.Cwd, want.Process.Cwd)
+	slices.Sort(got.Process.Env)
+	slices.Sort(want.Process.Env)
+	compare("process.env", got.Process.Env, want.Process.Env)
+	compare("process.rlimits", got.Process.Rlimits, want.Process.Rlimits)
+	compare("process.noNewPrivileges", got.Process.NoNewPrivileges, want.Process.NoNewPrivileges)
+	compare("process.oomScoreAdj", got.Process.OOMScoreAdj, want.Process.OOMScoreAdj)
+	for _, set := range [][2][]string{
+		{got.Process.Capabilities.Bounding, want.Process.Capabilities.Bounding},
+		{got.Process.Capabilities.Effective, want.Process.Capabilities.Effective},
+		{got.Process.Capabilities.Permitted, want.Process.Capabilities.Permitted},
+	} {
+		slices.Sort(set[0])
+		slices.Sort(set[1])
+		compare("process.capabilities", set[0], set[1])
+	}
+	compare("root.readonly", got.Root.Readonly, want.Root.Readonly)
+	compare("hostname", got.Hostname, want.Hostname)
+	namespaces := func(s *specs.Spec) (list []string) {
+		for _, ns := range s.Linux.Namespaces {
+			// dockerd makes the network of its own ahead of the container, and the
+			// host's is a path.
+			if ns.Type != specs.NetworkNamespace {
+				list = append(list, string(ns.Type))
+			}
+		}
+		slices.Sort(list)
+		return list
+	}
+	compare("namespaces", namespaces(got), namespaces(want))
+	compare("a network namespace", hasNamespace(got.Linux.Namespaces, specs.NetworkNamespace), name != "/shop")
+	compare("sysctl", got.Linux.Sysctl, want.Linux.Sysctl)
+	slices.Sort(got.Linux.MaskedPaths)
+	slices.Sort(want.Linux.MaskedPaths)
+	compare("maskedPaths", got.Linux.MaskedPaths, want.Linux.MaskedPaths)
+	compare("readonlyPaths", got.Linux.ReadonlyPaths, want.Linux.ReadonlyPaths)
+	compare("devices", len(got.Linux.Devices), len(want.Linux.Devices))
+	compare("cgroupsPath", got.Linux.CgroupsPath, want.Linux.CgroupsPath)
+	for _, r := range []*specs.LinuxResources{got.Linux.Resources, want.Linux.Resources} {
+		if r.Memory == nil || *r.Memory == (specs.LinuxMemory{}) {
+			r.Memory = &specs.LinuxMemory{}
+		}
+		if r.CPU == nil {
+			r.CPU = &specs.LinuxCPU{}
+		}
+		if r.Pids != nil && (r.Pids.Limit == nil || *r.Pids.Limit <= 0) {
+			r.Pids = nil
+		}
+		if r.CPU.Shares != nil && *r.CPU.Shares == 0 { // unset
+			r.CPU.Shares = nil
+		}
+		if r.Memory.DisableOOMKiller != nil && !*r.Memory.DisableOOMKiller {
+			r.Memory.DisableOOMKiller = nil
+		}
+	}
+	compare("resources.memory", got.Linux.Resources.Memory, want.Linux.Resources.Memory)
+	compare("resources.cpu", got.Linux.Resources.CPU, want.Linux.Resources.CPU)
+	compare("resources.pids", got.Linux.Resources.Pids, want.Linux.Resources.Pids)
+	rules := func(s *specs.Spec) (list []string) {
+		for _, rule := range s.Linux.Resources.Devices {
+			data, _ := json.Marshal(rule)
+			list = append(list, string(data))
+		}
+		slices.Sort(list)
+		return list
+	}
+	compare("resources.devices", rules(got), rules(want))
+	compareMounts(t, got.Mounts, want.Mounts)
+}
+
+func compareMounts(t *testing.T, got, want []specs.Mount) {
+	t.Helper()
+	table := func(mounts []specs.Mount) map[string]string {
+		rows := map[string]string{}
+		for _, m := range mounts {
+			options := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "rw" })
+			slices.Sort(options)
+			if m.Destination == "/dev/shm" {
+				// dockerd mounts shared memory ahead of the container and binds it.
+				m.Type, m.Source, options = "", "", nil
+			}
+			rows[m.Destination] = fmt.Sprint(m.Type, " ", m.Source, " ", options)
+		}
+		return rows
+	}
+	if g, w := table(got), table(want); !maps.Equal(g, w) {
+		t.Errorf("mounts = %v\nwant %v", g, w)
+	}
+}
