@@ -227,7 +227,13 @@ func (c *Container) forget() error {
 	if err := os.Rename(c.host.dir(c.name), filepath.Join(dir, c.name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing container directory: %w", err)
 	}
-	return os.RemoveAll(dir)
+	// A mount namespace that is being torn down may hold the overlay a moment
+	// longer and keep its directories busy.
+	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if err = os.RemoveAll(dir); err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // leaveCgroups removes the supervisor's cgroup, and the common parent if no

@@ -123,7 +123,12 @@ func imageConfig(u *image.Unpacked) container.ImageConfig {
 // nameOf makes a container's name of an image reference, a directory or a
 // container's name in a store: its last part, without tag or digest.
 func nameOf(ref string) string {
-	ref = strings.TrimSuffix(ref, "/")
+	for _, transport := range []string{"oci:", "docker-archive:"} {
+		if rest, ok := strings.CutPrefix(ref, transport); ok {
+			ref, _ = splitTag(rest)
+		}
+	}
+	ref = strings.TrimSuffix(strings.TrimSuffix(ref, "/"), ".tar")
 	if i := strings.IndexByte(ref, '@'); i > 0 {
 		ref = ref[:i]
 	}
