@@ -70,6 +70,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (int, error) {
 	}
 	defer tty.Close()
 	lp.ConsoleSocket = tty.child
+	lp.ConsoleHeight, lp.ConsoleWidth = tty.size()
 	if err := lib.Run(lp); err != nil {
 		return 0, fmt.Errorf("starting %s: %w", o.Args[0], err)
 	}

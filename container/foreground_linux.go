@@ -21,6 +21,7 @@ func (c *Container) Run(ctx context.Context, stdin, stdout, stderr *os.File) (Ex
 		}
 		defer tty.Close()
 		streams = stdio{console: tty.child}
+		streams.rows, streams.cols = tty.size()
 	}
 	p, err := c.start(streams)
 	if err != nil {

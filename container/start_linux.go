@@ -49,6 +49,7 @@ func (c *Container) OCI() (*specs.Spec, error) {
 type stdio struct {
 	in, out, err *os.File
 	console      *os.File
+	rows, cols   uint16 // of the terminal, before the first process asks
 }
 
 // process is a container's running first process.
@@ -74,6 +75,9 @@ func (c *Container) start(io stdio) (_ *process, err error) {
 		return nil, err
 	}
 	lp.Stdin, lp.Stdout, lp.Stderr, lp.ConsoleSocket = reader(io.in), writer(io.out), writer(io.err), io.console
+	if io.console != nil {
+		lp.ConsoleHeight, lp.ConsoleWidth = io.rows, io.cols
+	}
 	lib, err := libcontainer.Create(c.host.State, c.name, lconf)
 	if errors.Is(err, libcontainer.ErrExist) {
 		// The last run's state: the lock says nobody else is in charge.

@@ -61,6 +61,15 @@ func (t *terminal) attach() error {
 	return nil
 }
 
+// size is that of the operator's terminal, in characters; 0, 0 if it has none.
+func (t *terminal) size() (rows, cols uint16) {
+	w, err := t.host.Size()
+	if err != nil {
+		return 0, 0
+	}
+	return w.Height, w.Width
+}
+
 func (t *terminal) resize() {
 	if t == nil || t.pty == nil {
 		return
