@@ -57,7 +57,7 @@ func (s *dockerStore) List(ctx context.Context) (Listing, error) {
 
 // Spec converts the container's record as dockerd would. It tells nothing of
 // GPUs (DeviceRequests) and of id mappings, which are the daemon's
-// configuration, and a privileged container is not given the host's devices.
+// configuration. Devices and a seccomp profile's conditions are this host's.
 func (s *dockerStore) Spec(ctx context.Context, c Container) (*specs.Spec, error) {
 	record, err := s.record(ctx, c)
 	if err != nil {
@@ -155,10 +155,15 @@ func dockerID(name string) bool {
 	return len(name) >= 12 && len(name) <= 128 && strings.Trim(name, "0123456789abcdef") == ""
 }
 
-// layerDir finds the directory of a layer by its name in the driver, which is an
-// id or, for the layer with the empty resolv.conf and hosts, ID-init.
+// initSuffix ends the name of the layer with the empty resolv.conf and hosts.
+const initSuffix = "-init"
+
+// dockerLayer reports whether a name is a layer's in the driver: ID or ID-init.
+func dockerLayer(name string) bool { return dockerID(strings.TrimSuffix(name, initSuffix)) }
+
+// layerDir finds the directory of a layer by its name in the driver.
 func (s *dockerStore) layerDir(id string) (string, error) {
-	if !dockerID(strings.TrimSuffix(id, "-init")) {
+	if !dockerLayer(id) {
 		return "", fmt.Errorf("layer %.80q: not an id: %w", id, ErrIncomplete)
 	}
 	name := filepath.Join(dockerDriver, id, "diff")

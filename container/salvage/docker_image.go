@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"path/filepath"
@@ -17,8 +16,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// images lists what repositories.json names. One whose layers are not all there
-// is listed by its id, so that it is found and can be said to be incomplete.
+// images lists what repositories.json names, by the image's id, which is its
+// config's digest: only Image makes the manifest, for which it reads the layers'
+// records. A missing layer is a problem, and the image still listed.
 func (s *dockerStore) images(ctx context.Context) error {
 	data, err := readBounded(s.path, dockerImages+"/repositories.json", maxDatabase)
 	var file struct {
@@ -34,23 +34,39 @@ func (s *dockerStore) images(ctx context.Context) error {
 		maps.Copy(s.tags, repository)
 	}
 	known := map[digest.Digest]Image{}
-	for _, name := range slices.Sorted(maps.Keys(s.tags)) {
+	for _, name := range sortedKeys(s.tags) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		id := s.tags[name]
+		if err := id.Validate(); err != nil {
+			s.problem("image "+name, fmt.Errorf("id %.80q: %w", id, err))
+			delete(s.tags, name)
+			continue
+		}
 		image, again := known[id]
 		if !again {
-			if image, err = s.image(id); err != nil {
+			config, _, err := s.pieces(id)
+			if err != nil {
 				s.problem("image "+name, err)
-				image = Image{Target: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: id}, Provider: splitBlobs{}}
 			}
+			image = listedImage(id, config)
 			known[id] = image
 		}
 		image.Store, image.Name = Docker, name
 		s.listing.Images = append(s.listing.Images, image)
 	}
 	return nil
+}
+
+// listedImage is an image known by its config's digest alone.
+func listedImage(id digest.Digest, config []byte) Image {
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: id, Size: int64(len(config))}
+	provider := splitBlobs{}
+	if config != nil {
+		provider.small = map[digest.Digest][]byte{id: config}
+	}
+	return Image{Target: desc, Provider: provider}
 }
 
 // Image finds an image by its id, with or without "sha256:", or by a name:
@@ -62,7 +78,7 @@ func (s *dockerStore) Image(ctx context.Context, _, name string) (Image, error) 
 		return Image{}, err
 	}
 	id, ok := s.tags[name]
-	for _, tag := range slices.Sorted(maps.Keys(s.tags)) {
+	for _, tag := range sortedKeys(s.tags) {
 		if !ok && normalise(tag) == normalise(name) {
 			id, ok = s.tags[tag], true
 		}
@@ -73,47 +89,51 @@ func (s *dockerStore) Image(ctx context.Context, _, name string) (Image, error) 
 			return Image{}, fmt.Errorf("image %s: %w", name, ErrNotFound)
 		}
 	}
-	image, err := s.image(id)
+	config, layers, err := s.pieces(id)
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", name, err)
 	}
-	image.Store, image.Name = Docker, name
-	return image, nil
+	provider, target, err := splitImage(ctx, config, layers)
+	if err != nil {
+		return Image{}, fmt.Errorf("image %s: %w", name, err)
+	}
+	return Image{Store: Docker, Name: name, Target: target, Provider: provider}, nil
 }
 
 func imageRecord(id digest.Digest) string {
 	return filepath.Join(dockerImages, "imagedb/content", id.Algorithm().String(), id.Encoded())
 }
 
-// image puts an image together: its configuration as stored, its layers from
-// their files.
-func (s *dockerStore) image(id digest.Digest) (Image, error) {
-	if err := id.Validate(); err != nil {
-		return Image{}, fmt.Errorf("reading image config %.80q: %w", id, err)
-	}
+// pieces finds what an image can be put together from: its configuration as
+// stored, and its layers. Where a layer is missing, the configuration is returned
+// with the error.
+func (s *dockerStore) pieces(id digest.Digest) ([]byte, []splitLayer, error) {
 	config, err := readBounded(s.path, imageRecord(id), maxManifest)
 	if err != nil {
-		return Image{}, fmt.Errorf("reading image config: %w: %w", ErrIncomplete, err)
+		return nil, nil, fmt.Errorf("reading image config: %w: %w", ErrIncomplete, err)
 	}
 	if got := id.Algorithm().FromBytes(config); got != id {
-		return Image{}, fmt.Errorf("reading image config %s: content is %s: %w", id, got, ErrIncomplete)
+		return nil, nil, fmt.Errorf("reading image config %s: content is %s: %w", id, got, ErrIncomplete)
 	}
 	var parsed ocispec.Image
 	if err := json.Unmarshal(config, &parsed); err != nil {
-		return Image{}, fmt.Errorf("reading image config %s: %w", id, err)
+		return nil, nil, fmt.Errorf("reading image config %s: %w", id, err)
 	}
 	layers, err := s.splitLayers(identity.ChainIDs(slices.Clone(parsed.RootFS.DiffIDs)))
 	if err != nil {
-		return Image{}, err
+		return config, nil, err
 	}
-	provider, target, err := splitImage(config, layers)
-	return Image{Target: target, Provider: provider}, err
+	_, err = matchLayers(config, layers)
+	return config, layers, err
 }
 
 // splitLayers says how to put each layer's archive together again.
 func (s *dockerStore) splitLayers(chain []digest.Digest) ([]splitLayer, error) {
 	layers := make([]splitLayer, 0, len(chain))
 	for _, id := range chain {
+		if err := id.Validate(); err != nil { // the lowest one's is the image's word
+			return nil, fmt.Errorf("layer %.80q: %w: %w", id, ErrIncomplete, err)
+		}
 		diff, err := s.word(layerRecord(id, "diff"))
 		if err != nil {
 			return nil, err
@@ -130,13 +150,11 @@ func (s *dockerStore) splitLayers(chain []digest.Digest) ([]splitLayer, error) {
 		if err != nil {
 			return nil, err
 		}
-		layers = append(layers, splitLayer{dir: dir, diffID: diffID, open: func() (io.ReadCloser, error) {
-			file, _, err := openBeneath(s.path, layerRecord(id, "tar-split.json.gz"))
-			if err != nil {
-				return nil, err
-			}
-			return file, nil
-		}})
+		split, err := splitRecord(s.path, layerRecord(id, "tar-split.json.gz"))
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, splitLayer{dir: dir, diffID: diffID, open: split})
 	}
 	return layers, nil
 }

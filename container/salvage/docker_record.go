@@ -38,9 +38,10 @@ type dockerConfig struct {
 		StopSignal   string
 		Healthcheck  *struct{ Test []string }
 	}
-	Image           string
+	Image           string                          // the image's id, of its config or its manifest
+	ImageManifest   *struct{ Digest digest.Digest } // where containerd has the image
 	Name            string
-	Driver          string
+	Driver          string // of storage, or containerd's snapshotter
 	MountLabel      string
 	ProcessLabel    string
 	AppArmorProfile string
@@ -152,6 +153,9 @@ func (r dockerRecord) container(path, id string) Container {
 	}
 	if image := digest.Digest(r.Image); image.Validate() == nil {
 		c.ImageDigest = image
+	}
+	if manifest := r.ImageManifest; manifest != nil && manifest.Digest.Validate() == nil {
+		c.ImageDigest = manifest.Digest
 	}
 	switch name := labels[labelContainer]; {
 	case c.Sandbox:

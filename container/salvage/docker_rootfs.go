@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -13,10 +15,16 @@ import (
 // Rootfs follows the layers' records. Where Docker keeps its images in
 // containerd, they are that store's snapshots.
 func (s *dockerStore) Rootfs(ctx context.Context, c Container) (Rootfs, error) {
-	if _, err := s.record(ctx, c); err != nil {
+	record, err := s.record(ctx, c)
+	if err != nil {
 		return Rootfs{}, err
 	}
-	rootfs, err := s.rootfs(ctx, c.ID)
+	var rootfs Rootfs
+	if record.Driver == "" || record.Driver == dockerDriver {
+		rootfs, err = s.rootfs(c.ID)
+	} else {
+		rootfs, err = s.snapshotRootfs(ctx, record.Driver, c.ID)
+	}
 	if err != nil {
 		return Rootfs{}, fmt.Errorf("finding layers of container %s: %w", c.ID, err)
 	}
@@ -28,36 +36,53 @@ func mountRecord(id, file string) string {
 	return filepath.Join(dockerImages, "layerdb/mounts", id, file)
 }
 
-func (s *dockerStore) rootfs(ctx context.Context, id string) (Rootfs, error) {
-	if !isDirBeneath(s.path, mountRecord(id, "")) {
-		return s.snapshotRootfs(ctx, id)
+func (s *dockerStore) rootfs(id string) (Rootfs, error) {
+	// Without the container's own two layers the image's still stand.
+	own, _ := s.word(mountRecord(id, "mount-id"))
+	initial, _ := s.word(mountRecord(id, "init-id"))
+	layers, err := s.imageLayers(id)
+	lowers, lowersErr := overlayLowers(s.path, dockerDriver, own, dockerLayer)
+	if n := len(lowers); n > 0 && strings.HasSuffix(lowers[n-1], initSuffix) {
+		initial, lowers = lowers[n-1], lowers[:n-1]
 	}
-	chain, err := s.imageChain(id)
-	if err != nil {
-		return Rootfs{}, err
+	switch {
+	case err != nil && lowersErr != nil:
+		return Rootfs{}, errors.Join(err, lowersErr)
+	case err != nil:
+		layers = lowers
+	case lowersErr == nil && !slices.Equal(layers, lowers):
+		return Rootfs{}, fmt.Errorf("%d layers in %s, and in another order or number (%d) in %s: %w",
+			len(layers), dockerImages, len(lowers), filepath.Join(dockerDriver, own, "lower"), ErrIncomplete)
 	}
 	var rootfs Rootfs
-	for _, layer := range chain {
-		cache, err := s.word(layerRecord(layer, "cache-id"))
-		if err != nil {
-			return Rootfs{}, err
-		}
-		dir, err := s.layerDir(cache)
+	for _, layer := range layers {
+		dir, err := s.layerDir(layer)
 		if err != nil {
 			return Rootfs{}, err
 		}
 		rootfs.Layers = append(rootfs.Layers, dir)
 	}
-	// Without the container's own two the image's layers still stand.
-	if name, err := s.word(mountRecord(id, "init-id")); err == nil {
-		if dir, err := s.layerDir(name); err == nil {
-			rootfs.Layers = append(rootfs.Layers, dir)
+	if dir, err := s.layerDir(initial); err == nil {
+		rootfs.Layers = append(rootfs.Layers, dir)
+	}
+	rootfs.Upper, _ = s.layerDir(own)
+	return rootfs, nil
+}
+
+// imageLayers lists the names of the image's layers in the driver, the lowest
+// first, by the layer store's records.
+func (s *dockerStore) imageLayers(id string) ([]string, error) {
+	chain, err := s.imageChain(id)
+	if err != nil {
+		return nil, err
+	}
+	layers := make([]string, len(chain))
+	for i, layer := range chain {
+		if layers[i], err = s.word(layerRecord(layer, "cache-id")); err != nil {
+			return nil, err
 		}
 	}
-	if name, err := s.word(mountRecord(id, "mount-id")); err == nil {
-		rootfs.Upper, _ = s.layerDir(name)
-	}
-	return rootfs, nil
+	return layers, nil
 }
 
 // imageChain lists the chain ids of the container's image, the lowest first.
@@ -70,28 +95,33 @@ func (s *dockerStore) imageChain(id string) ([]digest.Digest, error) {
 }
 
 // snapshotRootfs asks the containerd that dockerd started itself, or the
-// system's beside it.
-func (s *dockerStore) snapshotRootfs(ctx context.Context, id string) (Rootfs, error) {
-	errs := []error{fmt.Errorf("directory %s: %w", mountRecord(id, ""), ErrIncomplete)}
+// system's beside it. The snapshot's key is the container's id.
+func (s *dockerStore) snapshotRootfs(ctx context.Context, snapshotter, id string) (Rootfs, error) {
+	errs := []error{fmt.Errorf("driver %q: no snapshot: %w", snapshotter, ErrIncomplete)}
 	for _, path := range []string{filepath.Join(s.path, "containerd/daemon"), filepath.Join(filepath.Dir(s.path), "containerd")} {
 		if !isFileBeneath(path, containerdMetadata) {
 			continue
 		}
 		store := &containerdStore{path: path, chains: map[string]containerdSnapshots{}}
-		rootfs, err := store.rootfs(ctx, "moby", containerdRecord{snapshotter: "overlayfs", snapshotKey: id})
+		rootfs, err := store.rootfs(ctx, "moby", containerdRecord{snapshotter: snapshotter, snapshotKey: id})
 		if err == nil {
 			return rootfs, nil
 		}
-		errs = append(errs, err)
+		errs = append(errs, fmt.Errorf("%s: %w", path, err))
 	}
 	return Rootfs{}, errors.Join(errs...)
 }
 
 // VerifyRootfs compares the container's image layers with the digests recorded
-// when they were unpacked. An error names the file that differs.
+// when they were unpacked. An error names the file that differs. Snapshots of
+// containerd cannot be verified in place: their image is to be unpacked anew.
 func (s *dockerStore) VerifyRootfs(ctx context.Context, c Container, progress func(done, total int64)) error {
-	if _, err := s.record(ctx, c); err != nil {
+	record, err := s.record(ctx, c)
+	if err != nil {
 		return err
+	}
+	if record.Driver != "" && record.Driver != dockerDriver {
+		return fmt.Errorf("verifying container %s: driver %q keeps no record of its layers' archives: %w", c.ID, record.Driver, ErrIncomplete)
 	}
 	chain, err := s.imageChain(c.ID)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -44,11 +45,36 @@ func (r dockerRecord) spec(id string) (*specs.Spec, error) {
 	if r.host.UTSMode != "host" {
 		spec.Hostname, spec.Domainname = r.Config.Hostname, r.Config.Domainname
 	}
+	if r.host.Privileged {
+		if spec.Linux.Devices, err = oci.HostDevices(); err != nil {
+			return nil, fmt.Errorf("listing devices: %w", err)
+		}
+	}
 	for _, device := range r.host.Devices {
-		r.device(spec, device)
+		if !r.host.Privileged || device.PathOnHost != device.PathInContainer { // else it is there
+			r.device(spec, device)
+		}
 	}
 	spec.Process = r.process()
+	if profile := r.seccompProfile(); profile != "" {
+		// One that cannot be read is no reason to run without any: see annotations.
+		spec.Linux.Seccomp, err = dockerFilter(profile, spec.Process.Capabilities.Bounding)
+		if err != nil {
+			spec.Annotations[AnnotationSeccomp] = seccompDefault
+		}
+	}
 	return spec, nil
+}
+
+// seccompDefault is the value of [AnnotationSeccomp].
+const seccompDefault = "default"
+
+// seccompProfile returns the container's own profile, or "" for none.
+func (r dockerRecord) seccompProfile() string {
+	if profile := r.securityOpt("seccomp"); strings.HasPrefix(strings.TrimSpace(profile), "{") && !r.host.Privileged {
+		return profile
+	}
+	return ""
 }
 
 func (r dockerRecord) process() *specs.Process {
@@ -222,8 +248,8 @@ func (r dockerRecord) annotations() map[string]string {
 	if r.Config.StopSignal != "" {
 		notes[AnnotationStopSignal] = r.Config.StopSignal
 	}
-	if !r.host.Privileged && r.securityOpt("seccomp") != "unconfined" {
-		notes[AnnotationSeccomp] = "default" // for a profile of the user's own, too: it has conditions on the host
+	if !r.host.Privileged && r.securityOpt("seccomp") != "unconfined" && r.seccompProfile() == "" {
+		notes[AnnotationSeccomp] = seccompDefault
 	}
 	return notes
 }

@@ -1,23 +1,16 @@
 package salvage
 
 import (
-	"bytes"
-	"compress/gzip"
 	"context"
-	"encoding/base64"
-	"encoding/binary"
-	"errors"
-	"hash/crc64"
-	"io"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/vbatts/tar-split/tar/storage"
+	"github.com/opencontainers/image-spec/identity"
 )
 
 func FuzzDockerConfig(f *testing.F) {
@@ -26,6 +19,7 @@ func FuzzDockerConfig(f *testing.F) {
 	f.Add([]byte(`{"Path":"a","MountPoints":{"/m":{"Type":"tmpfs","Spec":{"TmpfsOptions":{"Mode":511,"SizeBytes":9}}}}}`), []byte(`{"NanoCpus":-1,"IpcMode":"none","MaskedPaths":null}`))
 	f.Add([]byte(`{"Created":"never"}`), []byte(``))
 	f.Add([]byte(`null`), []byte(`[]`))
+	f.Add([]byte(`{"Path":"a"}`), []byte(`{"SecurityOpt":["seccomp={\"syscalls\":[{\"name\":\"a\",\"includes\":{\"minKernel\":\"4.\"}}],\"archMap\":[{}]}"]}`))
 	f.Fuzz(func(t *testing.T, config, host []byte) {
 		record, err := parseDockerRecord(config, host)
 		if err != nil {
@@ -48,56 +42,58 @@ func FuzzDockerConfig(f *testing.F) {
 	})
 }
 
-// TestSplitLayerHostile gives records that ask for more than a layer has.
-func TestSplitLayerHostile(t *testing.T) {
-	dir := t.TempDir()
-	outside := filepath.Join(dir, "outside")
-	layer := filepath.Join(dir, "layer")
-	if err := os.Mkdir(layer, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(outside, []byte("secret"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for name, target := range map[string]string{"link": outside, "up": "../outside", "dir": dir} {
-		if err := os.Symlink(target, filepath.Join(layer, name)); err != nil {
-			t.Fatal(err)
+// BenchmarkDockerList reads a store with 200 images of 10 layers and 500
+// containers.
+func BenchmarkDockerList(b *testing.B) {
+	root := b.TempDir()
+	write := func(name string, data []byte) {
+		file := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			b.Fatal(err)
+		}
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			b.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(layer, "large"), []byte("secret and more"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mkfifo(filepath.Join(layer, "pipe"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	crc := crc64.Checksum([]byte("secret"), storage.CRCTable)
-	sum := base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, crc))
-	for name, record := range map[string]string{
-		"absolute link": `{"type":1,"name":"link","size":6,"payload":"` + sum + `"}`,
-		"relative link": `{"type":1,"name":"up","size":6,"payload":"` + sum + `"}`,
-		"dot dot":       `{"type":1,"name":"../outside","size":6,"payload":"` + sum + `"}`,
-		"through a dir": `{"type":1,"name":"dir/outside","size":6,"payload":"` + sum + `"}`,
-		"larger file":   `{"type":1,"name":"large","size":6,"payload":"` + sum + `"}`,
-		"other content": `{"type":2,"payload":"c2VjcmV0IQ=="}`,
-		"pipe":          `{"type":1,"name":"pipe","size":6,"payload":"` + sum + `"}`,
-		"negative size": `{"type":1,"name":"x","size":-1,"payload":""}`,
-		"unknown type":  `{"type":9,"size":1,"payload":""}`,
-		"endless line":  `{"type":2,"payload":"` + strings.Repeat("A", maxSplitEntry+4) + `"}`,
-		"no JSON":       `{"type":2,`,
-	} {
-		var zipped bytes.Buffer
-		w := gzip.NewWriter(&zipped)
-		if _, err := io.WriteString(w, record); err != nil || w.Close() != nil {
-			t.Fatal(err)
+	tags := map[string]digest.Digest{}
+	for i := range 200 {
+		diffs := make([]digest.Digest, 10)
+		for j := range diffs {
+			diffs[j] = digest.FromString(fmt.Sprint(i, j))
 		}
-		l := splitLayer{dir: layer, diffID: digest.FromString("secret"), open: func() (io.ReadCloser, error) {
-			return io.NopCloser(bytes.NewReader(zipped.Bytes())), nil
-		}}
-		var out bytes.Buffer
-		err := l.assemble(context.Background(), &out)
-		// Only the digest tells of other content, at the end.
-		if !errors.Is(err, ErrIncomplete) || out.Len() != 0 && name != "other content" {
-			t.Errorf("assemble(%s) = %v with %d bytes; want %v and none", name, err, out.Len(), ErrIncomplete)
+		config, err := json.Marshal(map[string]any{"architecture": "amd64", "os": "linux", "rootfs": map[string]any{"type": "layers", "diff_ids": diffs}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		id := digest.FromBytes(config)
+		write(imageRecord(id), config)
+		tags[fmt.Sprintf("app-%d:1", i)] = id
+		for j, diff := range diffs {
+			chain := identity.ChainID(diffs[:j+1])
+			write(layerRecord(chain, "diff"), []byte(diff))
+			write(layerRecord(chain, "cache-id"), []byte(diff.Encoded()))
+			write(layerRecord(chain, "tar-split.json.gz"), []byte("is not read"))
+			write(filepath.Join(dockerDriver, diff.Encoded(), "diff/file"), nil)
+		}
+	}
+	repositories, err := json.Marshal(map[string]any{"Repositories": map[string]any{"app": tags}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	write(dockerImages+"/repositories.json", repositories)
+	for i := range 500 {
+		dir := filepath.Join(dockerContainers, fmt.Sprintf("%064x", i))
+		write(filepath.Join(dir, "config.v2.json"), fmt.Appendf(nil, `{"Name":"/app-%d","Path":"/bin/sh","Config":{"Image":"app-%d:1"}}`, i, i%200))
+		write(filepath.Join(dir, "hostconfig.json"), []byte(`{}`))
+	}
+	for b.Loop() {
+		store, err := openDocker(root)
+		if err != nil {
+			b.Fatal(err)
+		}
+		listing, err := store.List(context.Background())
+		if err != nil || len(listing.Containers) != 500 || len(listing.Images) != 200 || len(listing.Problems) != 0 {
+			b.Fatalf("List() = %d containers, %d images, %v, %v", len(listing.Containers), len(listing.Images), listing.Problems, err)
 		}
 	}
 }

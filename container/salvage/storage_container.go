@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"strings"
@@ -39,7 +40,9 @@ type storageConfig struct {
 // from [storageLoader.scan], gets its layer from the root the runtime was given.
 func (l *storageLoader) container(r storageContainer, images map[string]storageImage) {
 	var config storageConfig
-	if err := l.store.config(r.ID, &config); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := l.store.config(r.ID, &config); errors.Is(err, fs.ErrNotExist) {
+		l.problem("container "+r.ID, fmt.Errorf("no config.json: it was never started: %w", ErrIncomplete))
+	} else if err != nil {
 		l.problem("container "+r.ID, err)
 	}
 	var meta storageMetadata

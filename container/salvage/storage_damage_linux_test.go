@@ -29,6 +29,22 @@ func checkStorageVerify(t *testing.T, p *podman) {
 	if err := store.(Verifier).VerifyRootfs(ctx, c, func(int64, int64) {}); err == nil || !strings.Contains(err.Error(), "etc/app") {
 		t.Errorf("VerifyRootfs() with etc/app truncated = %v; want it named", err)
 	}
+	if err := os.WriteFile(filepath.Join(rootfs.Layers[1], "etc/app"), []byte("app\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	extra := filepath.Join(rootfs.Layers[0], "bin/rootkit")
+	if err := os.WriteFile(extra, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.(Verifier).VerifyRootfs(ctx, c, nil); err == nil || !strings.Contains(err.Error(), "bin/rootkit") {
+		t.Errorf("VerifyRootfs() with bin/rootkit = %v; want it named", err)
+	}
+	if err := errors.Join(os.Remove(extra), os.Remove(filepath.Join(rootfs.Layers[1], "etc/link"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.(Verifier).VerifyRootfs(ctx, c, nil); err == nil || !strings.Contains(err.Error(), "etc/link") {
+		t.Errorf("VerifyRootfs() without etc/link = %v; want it named", err)
+	}
 	if err := os.RemoveAll(rootfs.Layers[1]); err != nil {
 		t.Fatal(err)
 	}

@@ -11,9 +11,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// image adds an image to the listing, once for each of its names. One whose
-// layers are not all there is listed by the manifest it once had, so that it is
-// found and can be said to be incomplete.
+// image adds an image to the listing, once for each of its names, by the manifest
+// as it was pulled, else by the image's id, which is its config's digest: only
+// Image makes the manifest that fits what is here, for which it reads the layers'
+// records. A missing layer is a problem, and the image still listed.
 func (l *storageLoader) image(r storageImage) {
 	l.store.images = append(l.store.images, r)
 	names := r.Names
@@ -21,13 +22,13 @@ func (l *storageLoader) image(r storageImage) {
 		names = []string{r.ID}
 	}
 	l.names[r.ID] = names[0]
-	image, err := l.store.image(r)
+	config, _, err := l.store.pieces(r)
 	if err != nil {
 		l.problem("image "+names[0], err)
-		if r.Digest.Validate() != nil {
-			return
-		}
-		image = Image{Target: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: r.Digest}, Provider: blobs{root: l.store.path}}
+	}
+	image := listedImage(imageID(r), config)
+	if r.Digest.Validate() == nil {
+		image.Target = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: r.Digest}
 	}
 	for _, name := range names {
 		image.Store, image.Name = Podman, name
@@ -35,27 +36,33 @@ func (l *storageLoader) image(r storageImage) {
 	}
 }
 
-// image puts an image together: its configuration as stored, its layers from
-// their files. The manifest is a new one, since the layers come uncompressed.
-func (s *storageStore) image(r storageImage) (Image, error) {
-	key := digest.NewDigestFromEncoded(digest.SHA256, r.ID)
+// imageID is the config's digest.
+func imageID(r storageImage) digest.Digest {
+	return digest.NewDigestFromEncoded(digest.SHA256, r.ID)
+}
+
+// pieces finds what an image can be put together from: its configuration as
+// stored, and its layers. Where a layer is missing, the configuration is returned
+// with the error.
+func (s *storageStore) pieces(r storageImage) ([]byte, []splitLayer, error) {
+	key := imageID(r)
 	config, err := readBounded(s.path, filepath.Join(s.driver+"-images", r.ID, bigDataName(key.String())), maxManifest)
 	if err != nil {
-		return Image{}, fmt.Errorf("reading config of image %s: %w: %w", r.ID, ErrIncomplete, err)
+		return nil, nil, fmt.Errorf("reading config of image %s: %w: %w", r.ID, ErrIncomplete, err)
 	}
 	if got := digest.FromBytes(config); got != key {
-		return Image{}, fmt.Errorf("reading config of image %s: content is %s: %w", r.ID, got, ErrIncomplete)
+		return nil, nil, fmt.Errorf("reading config of image %s: content is %s: %w", r.ID, got, ErrIncomplete)
 	}
 	ids, err := s.chain(r.Layer)
 	if err != nil {
-		return Image{}, err
+		return config, nil, err
 	}
 	layers, err := s.splitLayers(ids)
 	if err != nil {
-		return Image{}, err
+		return config, nil, err
 	}
-	provider, target, err := splitImage(config, layers)
-	return Image{Store: Podman, Target: target, Provider: provider}, err
+	_, err = matchLayers(config, layers)
+	return config, layers, err
 }
 
 // bigDataName is the file name of an image's item (makeBigDataBaseName of
@@ -75,13 +82,16 @@ func (s *storageStore) Image(ctx context.Context, _, name string) (Image, error)
 	for _, want := range []string{name, normalise("localhost/" + name), normalise(name)} {
 		for _, record := range s.images {
 			if i := slices.IndexFunc(record.Names, func(n string) bool { return n == want || normalise(n) == want }); i >= 0 || record.ID == want || "sha256:"+record.ID == want {
-				image, err := s.image(record)
+				config, layers, err := s.pieces(record)
 				if err != nil {
 					return Image{}, fmt.Errorf("image %s: %w", name, err)
 				}
-				image.Name = record.ID
+				image := Image{Store: Podman, Name: record.ID}
 				if i >= 0 {
 					image.Name = record.Names[i]
+				}
+				if image.Provider, image.Target, err = splitImage(ctx, config, layers); err != nil {
+					return Image{}, fmt.Errorf("image %s: %w", name, err)
 				}
 				return image, nil
 			}

@@ -3,10 +3,8 @@ package salvage
 import (
 	"context"
 	"fmt"
-	"io"
 	"path/filepath"
 	"slices"
-	"strings"
 )
 
 // Rootfs follows the layers of the container's image. For the vfs driver, which
@@ -41,7 +39,11 @@ func (s *storageStore) rootfs(record storageContainer) (Rootfs, error) {
 		}
 		rootfs.Layers = append(rootfs.Layers, dir)
 	}
-	return rootfs, nil
+	dirs := rootfs.Layers
+	if own != "" {
+		dirs = append(slices.Clone(dirs), own)
+	}
+	return rootfs, s.checkPlain(dirs)
 }
 
 // layerDir is where a driver keeps a layer's files, "" if that is gone.
@@ -52,6 +54,8 @@ func (s *storageStore) layerDir(id string) (string, error) {
 	name := filepath.Join("overlay", id, "diff")
 	if s.driver == "vfs" {
 		name = filepath.Join("vfs/dir", id)
+	} else if isFileBeneath(s.path, filepath.Join("overlay", id, composefsBlob)) {
+		return "", fmt.Errorf("layer %s: its names are in a composefs image: %w", id, ErrIncomplete)
 	}
 	if !isDirBeneath(s.path, name) {
 		return "", fmt.Errorf("directory %s: %w", name, ErrIncomplete)
@@ -97,27 +101,12 @@ func (s *storageStore) chain(top string) ([]string, error) {
 	return ids, nil
 }
 
-// lowers reads overlay/LAYER/lower: l/LINK:l/LINK…, the topmost first, where
-// overlay/l/LINK is a symbolic link to ../LAYER/diff.
+// lowers asks the driver for the layers below one, the lowest first.
 func (s *storageStore) lowers(id string) ([]string, error) {
-	if s.driver != "overlay" || !storageID(id) {
+	if s.driver != "overlay" {
 		return nil, fmt.Errorf("record of layer %.80q: %w", id, ErrIncomplete)
 	}
-	data, err := readBounded(s.path, filepath.Join("overlay", id, "lower"), maxConfig)
-	if err != nil {
-		return nil, fmt.Errorf("layers below %s: %w: %w", id, ErrIncomplete, err)
-	}
-	var ids []string
-	for _, link := range strings.Split(strings.TrimSpace(string(data)), ":") {
-		dir, err := beneath(s.path, filepath.Join("overlay", link))
-		lower := filepath.Base(filepath.Dir(dir))
-		if err != nil || !storageID(lower) || len(ids) == maxLayers {
-			return nil, fmt.Errorf("layers below %s: %.80q is none: %w", id, link, ErrIncomplete)
-		}
-		ids = append(ids, lower)
-	}
-	slices.Reverse(ids)
-	return ids, nil
+	return overlayLowers(s.path, s.driver, id, storageID)
 }
 
 // VerifyRootfs compares the container's image layers with the digests recorded
@@ -146,24 +135,18 @@ func (s *storageStore) splitLayers(ids []string) ([]splitLayer, error) {
 	layers := make([]splitLayer, 0, len(ids))
 	for _, id := range ids {
 		record := s.layers[id]
-		if err := record.DiffDigest.Validate(); err != nil || record.DiffSize < 0 {
+		if err := record.DiffDigest.Validate(); err != nil {
 			return nil, fmt.Errorf("digest %.80q of layer %.80q: %w", record.DiffDigest, id, ErrIncomplete)
 		}
 		dir, err := s.layerDir(id)
 		if err != nil {
 			return nil, err
 		}
-		name := filepath.Join(s.driver+"-layers", id+".tar-split.gz")
-		if !isFileBeneath(s.path, name) {
-			return nil, fmt.Errorf("file %s: %w", name, ErrIncomplete)
+		split, err := splitRecord(s.path, filepath.Join(s.driver+"-layers", id+".tar-split.gz"))
+		if err != nil {
+			return nil, err
 		}
-		layers = append(layers, splitLayer{dir: dir, diffID: record.DiffDigest, size: record.DiffSize, open: func() (io.ReadCloser, error) {
-			file, _, err := openBeneath(s.path, name)
-			if err != nil {
-				return nil, err
-			}
-			return file, nil
-		}})
+		layers = append(layers, splitLayer{dir: dir, diffID: record.DiffDigest, size: max(0, record.DiffSize), open: split})
 	}
 	return layers, nil
 }

@@ -28,11 +28,12 @@ import (
 type podman struct {
 	t         *testing.T
 	dir, root string
+	driver    string // overlay or vfs
 	id        string
 	layers    [][]byte // the image's, uncompressed
 }
 
-func startPodman(t *testing.T) *podman {
+func startPodman(t *testing.T, driver string) *podman {
 	t.Helper()
 	if _, err := exec.LookPath("podman"); err != nil {
 		if os.Getenv("REQUIRE_KERNEL") != "" {
@@ -41,15 +42,15 @@ func startPodman(t *testing.T) *podman {
 		t.Skip(err)
 	}
 	dir := t.TempDir()
-	p := &podman{t: t, dir: dir, root: filepath.Join(dir, "root")}
+	p := &podman{t: t, dir: dir, root: filepath.Join(dir, "root"), driver: driver}
 	t.Cleanup(p.kill)
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.layers = [][]byte{
-		tarball(t, map[string][]byte{"bin/busybox": busybox, "etc/base": []byte("base\n"), "etc/gone": []byte("gone\n")}),
-		tarball(t, map[string][]byte{"etc/app": []byte("app\n"), "etc/.wh.gone": nil}),
+		tarball(t, map[string][]byte{"bin/busybox": busybox, "etc/base": []byte("base\n"), "etc/gone": []byte("gone\n"), "opt/old": []byte("old\n")}),
+		upperLayer(t),
 	}
 	config, _ := json.Marshal(map[string]any{
 		"architecture": "amd64", "os": "linux", "config": map[string]any{"Env": []string{"PATH=/bin"}},
@@ -72,7 +73,7 @@ func startPodman(t *testing.T) *podman {
 	p.id = strings.TrimSpace(out)
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		if found, _ := filepath.Glob(filepath.Join(p.root, "overlay/*/diff/etc/written")); len(found) > 0 {
+		if found, _ := filepath.Glob(filepath.Join(p.root, map[string]string{"overlay": "overlay/*/diff", "vfs": "vfs/dir/*"}[driver], "etc/written")); len(found) > 0 {
 			return p
 		}
 		if time.Now().After(deadline) {
@@ -88,7 +89,7 @@ func (p *podman) run(args ...string) string {
 	p.t.Helper()
 	cmd := exec.Command("podman", append([]string{
 		"--root", p.root, "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
-		"--storage-driver", "overlay", "--cgroup-manager=cgroupfs", "--events-backend=file", "--runtime", "runc", "--runtime-flag", "root=" + filepath.Join(p.dir, "runc"),
+		"--storage-driver", p.driver, "--cgroup-manager=cgroupfs", "--events-backend=file", "--runtime", "runc", "--runtime-flag", "root=" + filepath.Join(p.dir, "runc"),
 	}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -102,7 +103,7 @@ func (p *podman) run(args ...string) string {
 // what they left in the kernel.
 func (p *podman) kill() {
 	for _, name := range []string{"conmon.pid", "pidfile"} { // conmon first, or it cleans up
-		files, _ := filepath.Glob(filepath.Join(p.dir, "run/overlay-containers/*/userdata", name))
+		files, _ := filepath.Glob(filepath.Join(p.dir, "run/*-containers/*/userdata", name))
 		for _, file := range files {
 			data, _ := os.ReadFile(file)
 			if pid, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && pid > 1 {
@@ -170,7 +171,7 @@ type inspected struct {
 }
 
 func TestStoragePodmanDead(t *testing.T) {
-	p := startPodman(t)
+	p := startPodman(t, "overlay")
 	var said []inspected
 	if err := json.Unmarshal([]byte(p.run("inspect", "web")), &said); err != nil || len(said) != 1 {
 		t.Fatalf("podman inspect: %v", err)
@@ -179,9 +180,11 @@ func TestStoragePodmanDead(t *testing.T) {
 	p.kill()
 	before := fingerprint(t, p.root)
 	t.Run("dead", func(t *testing.T) { checkStorage(t, p.root, said[0]) })
-	t.Run("image", func(t *testing.T) { checkStorageImage(t, p) })
+	t.Run("image", func(t *testing.T) { checkStorageImage(t, p, said[0]) })
 	t.Run("verify", func(t *testing.T) { checkStorageVerify(t, p) })
 	t.Run("damaged", func(t *testing.T) { checkStorageDamaged(t, p, said[0]) })
+	t.Run("foreign", func(t *testing.T) { checkStorageForeign(t, p) })
+	t.Run("unstarted", func(t *testing.T) { checkStorageUnstarted(t, p) })
 	t.Run("cri-o", func(t *testing.T) { checkStorageCRIO(t, p) })
 	if after := fingerprint(t, p.root); !reflect.DeepEqual(after, before) {
 		t.Errorf("the store changed while it was read: %d files before, %d after", len(before), len(after))
@@ -261,7 +264,7 @@ func checkStorageRootfs(t *testing.T, store Store, c Container, said inspected) 
 	}
 }
 
-func checkStorageImage(t *testing.T, p *podman) {
+func checkStorageImage(t *testing.T, p *podman, said inspected) {
 	ctx := context.Background()
 	store, _, listing := storageOf(t, p.root)
 	host := &Host{Stores: []Store{store}}
@@ -269,12 +272,17 @@ func checkStorageImage(t *testing.T, p *podman) {
 		t.Errorf("LookupImage(sleeper:1): %v", err)
 	}
 	id := store.(*storageStore).images[0].ID
+	if got := listing.Images[0].Target.Digest; got.String() != said.ImageDigest {
+		t.Errorf("List() has image %s; want %s, as podman says", got, said.ImageDigest)
+	}
+	var first digest.Digest
 	for _, name := range []string{testImage, "sleeper:1", "library/sleeper:1", id, "sha256:" + id} {
 		image, err := store.Image(ctx, "", name)
-		if err != nil || image.Target.Digest != listing.Images[0].Target.Digest {
-			t.Errorf("Image(%s) = %+v, %v; want %s", name, image, err, listing.Images[0].Target.Digest)
+		if err != nil || first != "" && image.Target.Digest != first {
+			t.Errorf("Image(%s) = %+v, %v; want %s each time", name, image, err, first)
 			continue
 		}
+		first = image.Target.Digest
 		manifest, err := images.Manifest(ctx, image.Provider, image.Target, platforms.Default())
 		if err != nil || len(manifest.Layers) != len(p.layers) || manifest.Config.Digest.Encoded() != id {
 			t.Fatalf("Manifest(%s) = %+v, %v; want two layers and the config %s", name, manifest, err, id)

@@ -2,15 +2,19 @@ package salvage
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // storageTree writes files into a new graph root.
-func storageTree(t *testing.T, files map[string]string) string {
+func storageTree(t testing.TB, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
 	for name, data := range files {
@@ -164,4 +168,48 @@ func FuzzStorage(f *testing.F) {
 			}
 		}
 	})
+}
+
+// BenchmarkStorageList reads a store with 200 images of 10 layers and 500
+// containers.
+func BenchmarkStorageList(b *testing.B) {
+	files := map[string]string{}
+	var images, layers, containers []string
+	for i := range 200 {
+		parent := ""
+		diffs := make([]digest.Digest, 10)
+		for j := range diffs {
+			diffs[j] = digest.FromString(fmt.Sprint(i, j))
+			id := diffs[j].Encoded()
+			layers = append(layers, fmt.Sprintf(`{"id":%q,"parent":%q,"diff-digest":%q,"diff-size":1}`, id, parent, diffs[j]))
+			files["overlay/"+id+"/diff/file"], files["overlay-layers/"+id+".tar-split.gz"] = "", "is not read"
+			parent = id
+		}
+		config, err := json.Marshal(map[string]any{"architecture": "amd64", "os": "linux", "rootfs": map[string]any{"type": "layers", "diff_ids": diffs}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		id := digest.FromBytes(config)
+		files["overlay-images/"+id.Encoded()+"/"+bigDataName(id.String())] = string(config)
+		images = append(images, fmt.Sprintf(`{"id":%q,"names":["localhost/app-%d:1"],"layer":%q,"digest":%q}`, id.Encoded(), i, parent, id))
+	}
+	for i := range 500 {
+		id := fmt.Sprintf("%064x", i)
+		containers = append(containers, fmt.Sprintf(`{"id":%q,"names":["app-%d"],"metadata":"{\"name\":\"app-%d\"}"}`, id, i, i))
+		files["overlay-containers/"+id+"/userdata/config.json"] = storageConfigJSON
+	}
+	for kind, records := range map[string][]string{"images": images, "layers": layers, "containers": containers} {
+		files["overlay-"+kind+"/"+kind+".json"] = "[" + strings.Join(records, ",") + "]"
+	}
+	root := storageTree(b, files)
+	for b.Loop() {
+		store, err := openStorage(root)
+		if err != nil {
+			b.Fatal(err)
+		}
+		listing, err := store.List(context.Background())
+		if err != nil || len(listing.Containers) != 500 || len(listing.Images) != 200 || len(listing.Problems) != 0 {
+			b.Fatalf("List() = %d containers, %d images, %v, %v", len(listing.Containers), len(listing.Images), listing.Problems, err)
+		}
+	}
 }

@@ -34,9 +34,10 @@ const (
 // Verifier is a [Store] that can tell whether a container's image layers still
 // have the bytes that were once unpacked.
 type Verifier interface {
-	// VerifyRootfs compares every layer of the container's image with its digest.
-	// The error wraps [ErrIncomplete] and names the first layer and, where known,
-	// the file that differs. progress, which may be nil, is told bytes read.
+	// VerifyRootfs compares every layer of the container's image with its digest,
+	// and its directory with the names in it: none may be missing or new. The
+	// error wraps [ErrIncomplete] and names the first layer and, where known, the
+	// file that differs. progress, which may be nil, is told bytes read.
 	VerifyRootfs(ctx context.Context, c Container, progress func(done, total int64)) error
 }
 
@@ -47,6 +48,20 @@ type splitLayer struct {
 	open   func() (io.ReadCloser, error) // tar-split.json.gz, still compressed
 	diffID digest.Digest                 // of the archive
 	size   int64                         // of the archive, an upper bound in bytes; 0 if unknown
+}
+
+// splitRecord returns how to open a layer's record, which must be there.
+func splitRecord(root, name string) (func() (io.ReadCloser, error), error) {
+	if !isFileBeneath(root, name) {
+		return nil, fmt.Errorf("file %s: %w", name, ErrIncomplete)
+	}
+	return func() (io.ReadCloser, error) {
+		file, _, err := openBeneath(root, name)
+		if err != nil {
+			return nil, err
+		}
+		return file, nil
+	}, nil
 }
 
 // archiveSize adds up what the record says, without reading the files.
@@ -95,7 +110,10 @@ func (l splitLayer) assemble(ctx context.Context, w io.Writer) error {
 	}
 	defer entries.Close()
 	hash := l.diffID.Algorithm().Hash()
-	out := cancelWriter{ctx, io.MultiWriter(hash, w)}
+	out := &boundedWriter{ctx: ctx, w: io.MultiWriter(hash, w), left: maxLayerTar}
+	if l.size > 0 {
+		out.left = l.size
+	}
 	if err := asm.WriteOutputTarStream(splitFiles{root, entries}, entries, out); err != nil {
 		return l.failed(ctx, err)
 	}
@@ -118,17 +136,22 @@ func (l splitLayer) failed(ctx context.Context, err error) error {
 // errSpool marks an error of the archive's destination.
 var errSpool = errors.New("writing archive")
 
-// cancelWriter stops a copy once its context is done.
-type cancelWriter struct {
-	ctx context.Context //nolint:containedctx // lives for one copy
-	io.Writer
+// boundedWriter stops a copy once its context is done, or once it is longer than
+// the archive was.
+type boundedWriter struct {
+	ctx  context.Context //nolint:containedctx // lives for one copy
+	w    io.Writer
+	left int64
 }
 
-func (w cancelWriter) Write(p []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
+func (b *boundedWriter) Write(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := w.Writer.Write(p)
+	if b.left -= int64(len(p)); b.left < 0 {
+		return 0, errors.New("archive is longer than recorded")
+	}
+	n, err := b.w.Write(p)
 	if err != nil {
 		err = fmt.Errorf("%w: %w", errSpool, err)
 	}
@@ -221,8 +244,8 @@ type limitedFile struct {
 	io.Closer
 }
 
-// verifySplit re-assembles every layer and compares its digest; the error names
-// the first layer and, where known, the file that differs.
+// verifySplit verifies every layer; the error names the first layer and, where
+// known, the file that differs.
 func verifySplit(ctx context.Context, layers []splitLayer, progress func(done, total int64)) error {
 	var total int64
 	for _, layer := range layers {
@@ -237,7 +260,7 @@ func verifySplit(ctx context.Context, layers []splitLayer, progress func(done, t
 	}
 	count := &progressWriter{total: total, report: progress}
 	for _, layer := range layers {
-		if err := layer.assemble(ctx, count); err != nil {
+		if err := layer.verify(ctx, count); err != nil {
 			return err
 		}
 	}
@@ -264,17 +287,26 @@ func (w *progressWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// splitImage returns a provider of a synthesized OCI manifest, the config blob
-// and uncompressed layers, and the manifest's descriptor. The same input gives
-// the same manifest.
-func splitImage(config []byte, layers []splitLayer) (content.Provider, ocispec.Descriptor, error) {
+// matchLayers compares an image's layers with what its configuration says.
+func matchLayers(config []byte, layers []splitLayer) (ocispec.Image, error) {
 	var parsed ocispec.Image
 	if err := json.Unmarshal(config, &parsed); err != nil {
-		return nil, ocispec.Descriptor{}, fmt.Errorf("reading image config: %w: %w", ErrIncomplete, err)
+		return ocispec.Image{}, fmt.Errorf("reading image config: %w: %w", ErrIncomplete, err)
 	}
 	sameLayer := func(id digest.Digest, layer splitLayer) bool { return id == layer.diffID }
 	if !slices.EqualFunc(parsed.RootFS.DiffIDs, layers, sameLayer) {
-		return nil, ocispec.Descriptor{}, fmt.Errorf("matching layers to image config: %d layers, config has %v: %w", len(layers), parsed.RootFS.DiffIDs, ErrIncomplete)
+		return ocispec.Image{}, fmt.Errorf("matching layers to image config: %d layers, config has %v: %w", len(layers), parsed.RootFS.DiffIDs, ErrIncomplete)
+	}
+	return parsed, nil
+}
+
+// splitImage returns a provider of a synthesized OCI manifest, the config blob
+// and uncompressed layers, and the manifest's descriptor. The same input gives
+// the same manifest. The size of a layer takes reading the whole of its record.
+func splitImage(ctx context.Context, config []byte, layers []splitLayer) (content.Provider, ocispec.Descriptor, error) {
+	parsed, err := matchLayers(config, layers)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, err
 	}
 	provider := splitBlobs{small: map[digest.Digest][]byte{}, layers: map[digest.Digest]splitLayer{}}
 	manifest := ocispec.Manifest{
@@ -284,7 +316,7 @@ func splitImage(config []byte, layers []splitLayer) (content.Provider, ocispec.D
 		Layers:    []ocispec.Descriptor{},
 	}
 	for _, layer := range layers {
-		size, err := layer.archiveSize(context.Background())
+		size, err := layer.archiveSize(ctx)
 		if err != nil {
 			return nil, ocispec.Descriptor{}, err
 		}
