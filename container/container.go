@@ -22,7 +22,7 @@ package container
 import (
 	"errors"
 	"path/filepath"
-	"regexp"
+	"strings"
 )
 
 var (
@@ -56,12 +56,17 @@ type Host struct {
 	Data  string
 }
 
-// nameRE is the set of names that libcontainer takes, kept short enough for a
-// cgroup and a file name.
-var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$`)
-
-// ValidName says whether name can name a container.
-func ValidName(name string) bool { return nameRE.MatchString(name) }
+// ValidName says whether name can name a container: what libcontainer takes,
+// [A-Za-z0-9][A-Za-z0-9_.+-]*, kept short enough for a cgroup and a file name.
+func ValidName(name string) bool {
+	for i, r := range name {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		if !letter && (i == 0 || !strings.ContainsRune("_.+-", r)) {
+			return false
+		}
+	}
+	return name != "" && len(name) <= 100
+}
 
 func (h Host) dir(name string) string { return filepath.Join(h.Data, "containers", name) }
 

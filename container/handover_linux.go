@@ -15,6 +15,9 @@ import (
 // Layers writes down which read-only directories the root filesystem is to be
 // mounted from, the lowest first, before it is.
 func (c *Container) Layers(dirs []string) error {
+	if len(dirs) == 0 {
+		return nil
+	}
 	c.rec.Layers = dirs
 	return c.save()
 }

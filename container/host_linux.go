@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,7 +21,10 @@ type Container struct {
 	host Host
 	name string
 	rec  record
+	conf *specs.Spec // once prepared or read
 	lock *os.File
+
+	cgroup cgroups.Manager // once asked for
 }
 
 // Name is the container's name.
@@ -80,7 +85,7 @@ func (h Host) Reserve(s Spec, detached bool) (*Container, error) {
 		err = c.save()
 	}
 	for _, d := range []string{"rootfs", "upper", "work"} {
-		if err == nil {
+		if err == nil && c.rec.Overlay {
 			err = os.Mkdir(c.path(d), 0o755)
 		}
 	}

@@ -1,20 +1,15 @@
 package container
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
-	"github.com/containerd/containerd/v2/contrib/seccomp"
-	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/containerd/v2/pkg/oci"
-	"github.com/opencontainers/cgroups"
+	"github.com/moby/sys/devices"
+	"github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/runc/libcontainer/capabilities"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -61,7 +56,7 @@ func (s Spec) OCI(rootfs string) (*specs.Spec, error) {
 		return nil, err
 	}
 	if s.Seccomp == "default" && c.Linux.Seccomp == nil && !s.Privileged {
-		c.Linux.Seccomp = seccomp.DefaultProfile(c)
+		c.Linux.Seccomp = seccompProfile(bounding(c))
 	}
 	for _, m := range s.Mounts {
 		setMount(c, m.oci())
@@ -72,7 +67,7 @@ func (s Spec) OCI(rootfs string) (*specs.Spec, error) {
 // base is Config made safe to edit, or what containerd gives a container.
 func (s Spec) base() (*specs.Spec, error) {
 	if s.Config == nil {
-		return s.ordinary()
+		return ordinary(), nil
 	}
 	b, err := json.Marshal(specs.Spec(*s.Config))
 	if err != nil {
@@ -94,25 +89,6 @@ func (s Spec) base() (*specs.Spec, error) {
 	if c.Version == "" {
 		c.Version = specs.Version
 	}
-	return c, nil
-}
-
-// ordinary is containerd's own default: its capabilities, seccomp profile,
-// masked paths, mounts and device rules. Only what fits a host that has lost its
-// orchestrator differs: the descriptor limit is the host's own, and a host with
-// only cgroup v2 gets a cgroup namespace.
-func (s Spec) ordinary() (*specs.Spec, error) {
-	ctx := namespaces.WithNamespace(context.Background(), "blackstart")
-	c, err := oci.GenerateSpecWithPlatform(ctx, nil, "linux/"+runtime.GOARCH, &containers.Container{ID: s.Name}, oci.WithDefaultUnixDevices)
-	if err != nil {
-		return nil, fmt.Errorf("making the default configuration: %w", err)
-	}
-	c.Process.Rlimits = nil
-	if cgroups.IsCgroup2UnifiedMode() {
-		c.Linux.Namespaces = append(c.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
-		setMount(c, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}})
-	}
-	c.Linux.Seccomp = seccomp.DefaultProfile(c)
 	return c, nil
 }
 
@@ -179,9 +155,24 @@ func privileged(c *specs.Spec) {
 			c.Mounts[i].Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "ro" })
 		}
 	}
-	if devs, err := oci.HostDevices(); err == nil {
-		c.Linux.Devices = append(c.Linux.Devices, devs...)
+	if devs, err := devices.HostDevices(); err == nil {
+		for _, d := range devs {
+			c.Linux.Devices = append(c.Linux.Devices, ociDevice(d))
+		}
 	}
+}
+
+func ociDevice(d *config.Device) specs.LinuxDevice {
+	return specs.LinuxDevice{
+		Type: string(d.Type), Path: d.Path, Major: d.Major, Minor: d.Minor, FileMode: &d.FileMode, UID: &d.Uid, GID: &d.Gid,
+	}
+}
+
+func bounding(c *specs.Spec) []string {
+	if c.Process.Capabilities == nil {
+		return nil
+	}
+	return c.Process.Capabilities.Bounding
 }
 
 // capabilities applies drops, then additions, to the sets a process starts with.
@@ -214,7 +205,7 @@ func (s Spec) capabilities(c *specs.Spec) error {
 	// did not ask for them, and log warnings where the bounding set lacks one.
 	c.Process.Capabilities = &specs.LinuxCapabilities{Bounding: have, Effective: have, Permitted: have}
 	if c.Linux.Seccomp != nil && s.Config == nil {
-		c.Linux.Seccomp = seccomp.DefaultProfile(c) // the profile opens calls that go with a capability
+		c.Linux.Seccomp = seccompProfile(bounding(c)) // the profile opens calls that go with a capability
 	}
 	return nil
 }
@@ -244,14 +235,15 @@ func (s Spec) devices(c *specs.Spec) error {
 		if len(parts) > 3 || strings.Trim(access, "rwm") != "" {
 			return fmt.Errorf("%w: device %q is not /dev/SRC[:/dev/DST[:rwm]]", ErrBadSpec, d)
 		}
-		dev, err := oci.DeviceFromPath(parts[0])
+		found, err := devices.DeviceFromPath(parts[0], access)
 		if err != nil {
 			return fmt.Errorf("%w: device %s: %w", ErrBadSpec, parts[0], err)
 		}
+		dev := ociDevice(found)
 		if len(parts) > 1 {
 			dev.Path = parts[1]
 		}
-		c.Linux.Devices = append(c.Linux.Devices, *dev)
+		c.Linux.Devices = append(c.Linux.Devices, dev)
 		c.Linux.Resources.Devices = append(c.Linux.Resources.Devices, specs.LinuxDeviceCgroup{
 			Allow: true, Type: dev.Type, Major: &dev.Major, Minor: &dev.Minor, Access: access,
 		})

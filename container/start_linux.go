@@ -1,7 +1,6 @@
 package container
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -28,15 +27,19 @@ func (c *Container) Prepare(s Spec, strict bool) ([]string, error) {
 	if strict && len(lost) > 0 {
 		return lost, fmt.Errorf("%w: %s", ErrDegraded, lost[0])
 	}
-	c.rec.Spec = s
+	c.rec.Spec, c.conf = s, conf
 	if err := c.save(); err != nil {
 		return lost, err
 	}
 	return lost, writeJSON(c.path("config.json"), conf, false)
 }
 
-// OCI reads the runtime configuration that the container runs with.
+// OCI is the runtime configuration that the container runs with. It is not to be
+// changed.
 func (c *Container) OCI() (*specs.Spec, error) {
+	if c.conf != nil {
+		return c.conf, nil
+	}
 	conf := &specs.Spec{}
 	if err := readJSON(c.path("config.json"), conf); err != nil {
 		return nil, err
@@ -54,6 +57,7 @@ type stdio struct {
 
 // process is a container's running first process.
 type process struct {
+	c   *Container
 	lib *libcontainer.Container
 	lp  *libcontainer.Process
 	pid int
@@ -93,7 +97,7 @@ func (c *Container) start(io stdio) (_ *process, err error) {
 			err = errors.Join(err, c.destroy())
 		}
 	}()
-	b, err := json.MarshalIndent(conf, "", "  ")
+	b, err := os.ReadFile(c.path("config.json"))
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +111,7 @@ func (c *Container) start(io stdio) (_ *process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return &process{lib: lib, lp: lp, pid: pid}, c.enter(running)
+	return &process{c: c, lib: lib, lp: lp, pid: pid}, c.enter(running)
 }
 
 // wait waits for the first process and says how it ended.
@@ -125,18 +129,14 @@ func (p *process) wait(started time.Time) Exit {
 	if ws.Signaled() {
 		e.Code = 128 + int(ws.Signal())
 	}
-	e.OOMKilled = oomKilled(p.lib)
+	e.OOMKilled = p.c.oomKilled()
 	return e
 }
 
 // oomKilled reads the kernel's count of processes it killed in the container's
 // cgroup for lack of memory (cgroup v1 memory.oom_control, v2 memory.events).
-func oomKilled(lib *libcontainer.Container) bool {
-	state, err := lib.State()
-	if err != nil {
-		return false
-	}
-	m, err := manager.NewWithPaths(state.Config.Cgroups, state.CgroupPaths)
+func (c *Container) oomKilled() bool {
+	m, err := c.cgroups()
 	if err != nil {
 		return false
 	}
@@ -144,11 +144,19 @@ func oomKilled(lib *libcontainer.Container) bool {
 	return err == nil && n > 0
 }
 
+// cgroups is the container's cgroup in every hierarchy, whether made or not.
+func (c *Container) cgroups() (_ cgroups.Manager, err error) {
+	if c.cgroup == nil {
+		c.cgroup, err = cgroupManager(CgroupPath(c.name))
+	}
+	return c.cgroup, err
+}
+
 // destroy removes what a run left in the kernel and in the state directory:
 // every process of the cgroup, the cgroup, the state. It works from the names
 // alone, so that it also undoes a start that was cut off anywhere.
 func (c *Container) destroy() error {
-	m, err := cgroupManager(CgroupPath(c.name))
+	m, err := c.cgroups()
 	if err != nil {
 		return err
 	}
@@ -243,9 +251,10 @@ func (c *Container) forget() error {
 // leaveCgroups removes the supervisor's cgroup, and the common parent if no
 // other container is left in it.
 func (c *Container) leaveCgroups() error {
-	if !c.rec.Detached {
-		removeParents()
-		return nil
+	own, err := c.cgroups()
+	if err != nil || !c.rec.Detached {
+		removeParents(own)
+		return err
 	}
 	m, err := cgroupManager(supervisorCgroup(c.name))
 	if err != nil {
@@ -257,18 +266,18 @@ func (c *Container) leaveCgroups() error {
 	if err := m.Destroy(); err != nil {
 		return fmt.Errorf("removing the supervisor's cgroup: %w", err)
 	}
-	removeParents()
+	removeParents(own)
 	return nil
 }
 
-// removeParents removes /blackstart from every hierarchy where it is empty.
-func removeParents() {
-	m, err := cgroupManager("/blackstart")
-	if err != nil {
+// removeParents removes /blackstart, above the cgroups given, from every
+// hierarchy where it is empty.
+func removeParents(below cgroups.Manager) {
+	if below == nil {
 		return
 	}
-	for _, p := range m.GetPaths() {
-		_ = unix.Rmdir(p) // fails, as it should, while a container is in it
+	for _, p := range below.GetPaths() {
+		_ = unix.Rmdir(filepath.Dir(p)) // fails, as it should, while a container is in it
 	}
 }
 

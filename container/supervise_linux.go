@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 )
 
@@ -120,7 +121,7 @@ func (h Host) Supervise(ctx context.Context, name string, adopt bool) error {
 	if m, err := cgroupManager(supervisorCgroup(name)); err != nil || m.Apply(os.Getpid()) != nil {
 		fmt.Fprintf(os.Stderr, "the supervisor stays in the cgroup it was started in: %v\n", err)
 	} else {
-		defer leaveOwnCgroup(m.GetPaths(), supervisorCgroup(name))
+		defer leaveOwnCgroup(m, supervisorCgroup(name))
 	}
 	report := func(r readiness) {
 		if !adopt {
@@ -329,10 +330,10 @@ func (c *Container) finish(e Exit) error {
 
 // leaveOwnCgroup goes to the root of each hierarchy and removes the cgroup that
 // was ours: a cgroup with a process in it cannot be removed.
-func leaveOwnCgroup(paths map[string]string, own string) {
-	for _, p := range paths {
+func leaveOwnCgroup(m cgroups.Manager, own string) {
+	for _, p := range m.GetPaths() {
 		_ = os.WriteFile(strings.TrimSuffix(p, own)+"/cgroup.procs", []byte("0"), 0)
 		_ = unix.Rmdir(p)
 	}
-	removeParents()
+	removeParents(m)
 }

@@ -19,21 +19,18 @@ recovery       -> container container/image container/salvage
 const modules = `
 github.com/cilium/ebpf
 github.com/containerd/console
-github.com/containerd/containerd/api
 github.com/containerd/containerd/v2
 github.com/containerd/continuity
 github.com/containerd/errdefs
 github.com/containerd/log
 github.com/containerd/platforms
-github.com/containerd/ttrpc
-github.com/containerd/typeurl/v2
 github.com/coreos/go-systemd/v22
 github.com/cyphar/filepath-securejoin
-github.com/distribution/reference
 github.com/goccy/go-yaml
 github.com/godbus/dbus/v5
 github.com/klauspost/compress
 github.com/moby/sys/capability
+github.com/moby/sys/devices
 github.com/moby/sys/mountinfo
 github.com/moby/sys/user
 github.com/moby/sys/userns
@@ -56,8 +53,6 @@ golang.org/x/net
 golang.org/x/sync
 golang.org/x/sys
 golang.org/x/term
-google.golang.org/genproto/googleapis/rpc
-google.golang.org/grpc
 google.golang.org/protobuf
 `
 

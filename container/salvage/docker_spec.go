@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/moby/sys/devices"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -46,8 +46,14 @@ func (r dockerRecord) spec(id string) (*specs.Spec, error) {
 		spec.Hostname, spec.Domainname = r.Config.Hostname, r.Config.Domainname
 	}
 	if r.host.Privileged {
-		if spec.Linux.Devices, err = oci.HostDevices(); err != nil {
+		all, err := devices.HostDevices()
+		if err != nil {
 			return nil, fmt.Errorf("listing devices: %w", err)
+		}
+		for _, d := range all {
+			spec.Linux.Devices = append(spec.Linux.Devices, specs.LinuxDevice{
+				Type: string(d.Type), Path: d.Path, Major: d.Major, Minor: d.Minor, FileMode: &d.FileMode, UID: &d.Uid, GID: &d.Gid,
+			})
 		}
 	}
 	for _, device := range r.host.Devices {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/distribution/reference"
 )
 
 // Host is all the stores of one host.
@@ -184,12 +183,3 @@ func (h *Host) LookupImage(ctx context.Context, namespace, name string) (Image, 
 	return Image{}, failed
 }
 
-// normalise writes a reference in full, or leaves what is none as it is. A
-// digest says it all, so a tag beside it is dropped, as containerd's CRI does.
-func normalise(name string) string {
-	named, err := reference.ParseDockerRef(name)
-	if err != nil {
-		return name
-	}
-	return named.String()
-}
