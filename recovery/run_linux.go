@@ -62,6 +62,7 @@ type Result struct {
 // the root filesystem and runs the command, in the foreground or detached.
 // Whatever fails on the way leaves the host as it was.
 func (s Site) Run(ctx context.Context, o RunOptions) (_ Result, err error) {
+	defer container.Warm()()
 	spec := o.Spec
 	if spec.Name == "" {
 		spec.Name = s.freeName(nameOf(firstOf(spec.Image, spec.Rootfs)))
