@@ -2,6 +2,7 @@
 
 SHELL   := /bin/bash
 TAGS    := netgo osusergo seccomp urfave_cli_no_docs runc_nocriu
+MODULE  := github.com/blackstart-project/blackstart
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BUILT   := $(shell git log -1 --format=%cI 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.built=$(BUILT) -extldflags "-static"
@@ -9,6 +10,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.built=$(BUILT) -extldflags "
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 DEMO_PACKAGES  := containerd runc etcd-server etcd-client umoci procps
 TEST_PACKAGES  := $(DEMO_PACKAGES) docker.io podman crun conmon skopeo busybox-static iproute2 jq python3-minimal e2fsprogs
+
+comma := ,
+space := $(subst ,, )
 
 # Seconds for each fuzz target of make fuzz.
 FUZZTIME ?= 30s
@@ -47,10 +51,10 @@ lint: packages-build
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 -tags "$(TAGS)" ./...
 	test -z "$$(go run mvdan.cc/gofumpt@v0.12.0 -l . | tee /dev/stderr)"
 	go run golang.org/x/tools/cmd/deadcode@v0.52.0 -test -tags "$(TAGS)" ./...
-	go run github.com/kisielk/errcheck@v1.30.0 -tags "$(TAGS)" -ignoretests ./...
+	go run github.com/kisielk/errcheck@v1.30.0 -tags "$(TAGS)" -ignoretests -exclude .ci/errcheck ./...
 	go run github.com/polyfloyd/go-errorlint@v1.8.0 -tags "$(TAGS)" ./...
-	go run github.com/nishanths/exhaustive/cmd/exhaustive@v0.17.1 -default-signifies-exhaustive -tags "$(TAGS)" ./...
-	shellcheck .ci/*
+	GOFLAGS="-tags=$(subst $(space),$(comma),$(TAGS))" go run github.com/nishanths/exhaustive/cmd/exhaustive@v0.17.1 -d -typeonly "^$(MODULE)" ./...
+	shellcheck $(filter-out .ci/errcheck,$(wildcard .ci/*))
 
 fuzz:
 	@set -e; for p in $$(go list ./...); do \

@@ -204,9 +204,9 @@ func fitCgroup(c *specs.Spec, say func(string, ...any)) {
 		say("settings for cgroup v2 are left out on this cgroup v1 host")
 		r.Unified = nil
 	}
-	if m := r.Memory; m != nil && v2 && (m.Kernel != nil || m.KernelTCP != nil || m.Swappiness != nil) {
-		say("kernel memory and swappiness limits are of cgroup v1 only: they are not set")
-		m.Kernel, m.KernelTCP, m.Swappiness = nil, nil, nil
+	if m := r.Memory; m != nil && v2 && (m.KernelTCP != nil || m.Swappiness != nil) {
+		say("limits of TCP memory and swappiness are of cgroup v1 only: they are not set")
+		m.KernelTCP, m.Swappiness = nil, nil
 	}
 	if m := r.Memory; m != nil && m.Swap != nil && !v2 && !exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes") {
 		say("swap is not accounted here: the swap limit is not set")

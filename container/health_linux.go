@@ -19,7 +19,7 @@ func (s *supervisor) checkHealth(ctx context.Context, h Health, r *run, reason c
 	state := healthState{State: "starting", Checked: time.Now().UTC()}
 	_ = writeJSON(s.c.path("health.json"), state, false)
 	every := time.Duration(h.Interval)
-	for wait := min(every, time.Second); pause(ctx, wait) == nil; wait = every {
+	for wait := min(every, time.Second); pause(ctx, wait) == nil; {
 		err := s.probe(ctx, probe, time.Duration(h.Timeout))
 		if ctx.Err() != nil {
 			return
@@ -38,8 +38,8 @@ func (s *supervisor) checkHealth(ctx context.Context, h Health, r *run, reason c
 			}
 		}
 		_ = writeJSON(s.c.path("health.json"), state, false)
-		if state.State == "starting" {
-			wait = min(every, time.Second)
+		if state.State != "starting" { // until then, the sooner it is known the better
+			wait = every
 		}
 		if state.State == "unhealthy" && s.c.rec.Spec.Restart != RestartNo && s.c.rec.Spec.Restart != "" {
 			reason <- "unhealthy: " + state.Last

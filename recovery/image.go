@@ -86,14 +86,30 @@ func (s Site) openSalvaged(ctx context.Context, kind salvage.Kind, name string) 
 	return &image.Image{Name: si.Name, Target: si.Target, Provider: si.Provider}, dead.Close, nil
 }
 
-// unpack brings an image's layers into the layer store, verified.
-func (s Site) unpack(ctx context.Context, im *image.Image) (*image.Unpacked, error) {
+// layerStore is where unpacked layers are. What a dead process left is removed.
+func (s Site) layerStore() (*image.Store, error) {
 	store, leftovers, err := image.OpenStore(filepath.Join(s.Host.Data, "layers"))
+	for _, l := range leftovers {
+		s.Log.Info(l)
+	}
+	return store, err
+}
+
+// PruneLayers removes the unpacked layers that no container is made of, and
+// returns their directories.
+func (s Site) PruneLayers() ([]string, error) {
+	store, err := s.layerStore()
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range leftovers {
-		s.Log.Info(l)
+	return store.Prune(s.Host.LayersInUse())
+}
+
+// unpack brings an image's layers into the layer store, verified.
+func (s Site) unpack(ctx context.Context, im *image.Image) (*image.Unpacked, error) {
+	store, err := s.layerStore()
+	if err != nil {
+		return nil, err
 	}
 	name := im.Name
 	if name == "" {

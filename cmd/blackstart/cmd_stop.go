@@ -22,10 +22,32 @@ func cmdStop() *cli.Command {
 
 func cmdRm() *cli.Command {
 	return &cli.Command{
-		Name: "rm", Usage: "remove ended containers with their logs and writable layers", ArgsUsage: "NAME...",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill what still runs"}},
+		Name: "rm", Usage: "remove ended containers with their logs and writable layers", ArgsUsage: "[NAME...]",
+		Description: `The unpacked layers of an image stay, so that the next start is quick. To give the
+space back:
+
+   blackstart rm --layers`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill what still runs"},
+			&cli.BoolFlag{Name: "layers", Usage: "remove the unpacked layers that no container uses, too"},
+		},
 		Action: func(c *cli.Context) error {
-			return each(c, func(ct *container.Container) error { return ct.Remove(c.Context, c.Bool("force")) })
+			layers := c.Bool("layers")
+			if c.Args().Present() || !layers {
+				err := each(c, func(ct *container.Container) error { return ct.Remove(c.Context, c.Bool("force")) })
+				if err != nil || !layers {
+					return err
+				}
+			}
+			s, err := site(c)
+			if err != nil {
+				return err
+			}
+			removed, err := s.PruneLayers()
+			for _, dir := range removed {
+				fmt.Fprintln(c.App.Writer, dir)
+			}
+			return err
 		},
 	}
 }

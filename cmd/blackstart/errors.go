@@ -30,6 +30,7 @@ const (
 func outcomes() []outcome {
 	return []outcome{
 		{context.Canceled, exitInterrupted, "nothing half-made stays; run it again to go on"},
+		{image.ErrBusy, exitFailed, "another blackstart is unpacking an image: wait for it, then try again"},
 		{recovery.ErrTwin, exitFailed, "stop that process first; if you are sure it is harmless, start anyway with --allow-twin"},
 		{recovery.ErrSelfAnswered, exitFailed, "give the address of the service's own instance, or use --stop-first where both want the same port or data"},
 		{recovery.ErrNotHealthy, exitFailed, "look at the orchestrator's own instance; give it longer with --timeout, or --stop-first if it waits for what the recovery container holds"},

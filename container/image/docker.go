@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -123,7 +124,7 @@ func (a *dockerBlobs) layer(name string, diffID digest.Digest) (ocispec.Descript
 	sr := io.NewSectionReader(a.tar.ra, f.offset, f.size)
 	head := make([]byte, 16)
 	n, err := sr.ReadAt(head, 0)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return ocispec.Descriptor{}, err
 	}
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: diffID, Size: f.size}

@@ -96,7 +96,7 @@ func TestUnpackRefuses(t *testing.T) {
 					t.Errorf("after the error the store has %s; want nothing half-made", left)
 				}
 			}
-			if c.want == ErrVerification && len(names(t, s.Dir())) > 1 {
+			if errors.Is(c.want, ErrVerification) && len(names(t, s.Dir())) > 1 {
 				t.Errorf("after the error the store has %q; want no layer", names(t, s.Dir()))
 			}
 		})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
 )
 
 // Host is all the stores of one host.
@@ -182,4 +181,3 @@ func (h *Host) LookupImage(ctx context.Context, namespace, name string) (Image, 
 	}
 	return Image{}, failed
 }
-

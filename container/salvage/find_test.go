@@ -106,8 +106,11 @@ func (s listed) Close() error { return nil }
 func (s listed) List(context.Context) (Listing, error) {
 	return Listing{Containers: s.containers}, s.err
 }
+
 func (s listed) Image(context.Context, string, string) (Image, error) { return Image{}, ErrNotFound }
-func (s listed) Rootfs(context.Context, Container) (Rootfs, error)    { return Rootfs{}, ErrNotFound }
+
+func (s listed) Rootfs(context.Context, Container) (Rootfs, error) { return Rootfs{}, ErrNotFound }
+
 func (s listed) Spec(context.Context, Container) (*specs.Spec, error) {
 	return nil, ErrNotFound
 }

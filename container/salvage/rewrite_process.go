@@ -19,7 +19,8 @@ func (r *rewriter) hooks() {
 		name string
 		list []specs.Hook
 	}{
-		{"prestart", hooks.Prestart}, //nolint:staticcheck // deprecated, and what Docker and NVIDIA write
+		//lint:ignore SA1019 deprecated, and what Docker and NVIDIA write
+		{"prestart", hooks.Prestart},
 		{"createRuntime", hooks.CreateRuntime},
 		{"createContainer", hooks.CreateContainer},
 		{"startContainer", hooks.StartContainer},

@@ -55,8 +55,12 @@ func podSpec() *specs.Spec {
 		Linux: &specs.Linux{
 			CgroupsPath: "kubepods-burstable-pod6bd1.slice:cri-containerd:abc",
 			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace, Path: "/proc/77/ns/ipc"}, {Type: specs.UTSNamespace, Path: "/proc/77/ns/uts"},
-				{Type: specs.MountNamespace}, {Type: specs.NetworkNamespace, Path: "/var/run/netns/cni-1"}, {Type: specs.UserNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.IPCNamespace, Path: "/proc/77/ns/ipc"},
+				{Type: specs.UTSNamespace, Path: "/proc/77/ns/uts"},
+				{Type: specs.MountNamespace},
+				{Type: specs.NetworkNamespace, Path: "/var/run/netns/cni-1"},
+				{Type: specs.UserNamespace},
 			},
 			Sysctl:     map[string]string{"net.core.somaxconn": "1024", "kernel.shmmax": "1"},
 			Resources:  &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}, Unified: map[string]string{"memory.high": "1"}},

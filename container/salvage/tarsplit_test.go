@@ -88,7 +88,9 @@ func FuzzSplitLayer(f *testing.F) {
 	var archive, record bytes.Buffer
 	w := tar.NewWriter(&archive)
 	for _, header := range []tar.Header{
-		{Name: "file", Typeflag: tar.TypeReg, Size: 5}, {Name: "link", Typeflag: tar.TypeSymlink, Linkname: "../outside"}, {Name: "dir/.wh.x", Typeflag: tar.TypeReg},
+		{Name: "file", Typeflag: tar.TypeReg, Size: 5},
+		{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "../outside"},
+		{Name: "dir/.wh.x", Typeflag: tar.TypeReg},
 		{Name: "dir/outside", Typeflag: tar.TypeReg, Size: int64(len(secret))},
 	} {
 		content := "file\n"
