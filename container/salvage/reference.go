@@ -2,6 +2,9 @@ package salvage
 
 import "strings"
 
+// referenceBytes are those that a reference may be made of.
+const referenceBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/:@+"
+
 // normalise writes an image's name in full, as Docker reads it: a first part
 // without a dot or port is no registry, one part alone is in library/, no tag is
 // latest. A digest says it all, so a tag beside it is dropped, as containerd's
@@ -18,7 +21,7 @@ func normalise(name string) string {
 	} else if !pinned {
 		tag = "latest"
 	}
-	if path == "" || !pinned && tag == "" || pinned && digest == "" {
+	if path == "" || !pinned && tag == "" || pinned && digest == "" || strings.Trim(name, referenceBytes) != "" {
 		return name
 	}
 	host, rest, found := strings.Cut(path, "/")
