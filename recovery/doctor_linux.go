@@ -25,11 +25,10 @@ type FoundStore struct {
 	Images     int          `json:"images"`
 }
 
-// Doctor looks at the host without changing it. built is when this program was
-// built: the clock cannot be right if it is earlier.
-func (s Site) Doctor(ctx context.Context, now, built time.Time) (Diagnosis, error) {
+// Doctor looks at the host without changing it.
+func (s Site) Doctor(ctx context.Context, now time.Time) (Diagnosis, error) {
 	d := Diagnosis{Ready: true, Stores: []FoundStore{}, Problems: []string{}}
-	d.Features = container.Features(ctx, container.FeatureOptions{StateDir: s.Host.State, DataDir: s.Host.Data, TimeFloor: built, Now: now})
+	d.Features = container.Features(ctx, container.FeatureOptions{StateDir: s.Host.State, DataDir: s.Host.Data, TimeFloor: s.Built, Now: now})
 	for _, f := range d.Features {
 		if f.Need == container.Required && f.Have != container.Yes {
 			d.Ready = false

@@ -9,6 +9,7 @@ package recovery
 import (
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/blackstart-project/blackstart/container"
 )
@@ -18,6 +19,8 @@ var (
 	ErrTwin = errors.New("the service is running on this host already")
 	// ErrUsage is returned for options that do not go together.
 	ErrUsage = errors.New("bad usage")
+	// ErrNoTrust is returned where no file says whose signatures count.
+	ErrNoTrust = errors.New("no trusted keys")
 	// ErrSelfAnswered is returned where a handoff's check is answered by the
 	// recovery container itself.
 	ErrSelfAnswered = errors.New("the check is answered by the recovery container itself")
@@ -30,7 +33,11 @@ type Site struct {
 	Host container.Host
 	Root string       // where the dead stores are: "/", the mount point of a disk, or one store's directory
 	Log  *slog.Logger // diagnostics for the operator
-	Tell func(Event)  // progress of long work; may be nil
+
+	Version string    // of this program, vMAJOR.MINOR.PATCH in a release
+	Built   time.Time // when this program was built; zero where nobody knows
+
+	Tell func(Event) // progress of long work; may be nil
 }
 
 // Event is one step of progress. Total is 0 where the end is not known.

@@ -21,7 +21,7 @@ var version, built = "dev", ""
 func commands() []*cli.Command {
 	return []*cli.Command{
 		cmdRun(), cmdPs(), cmdLogs(), cmdExec(), cmdStop(), cmdRm(), cmdInspect(), cmdStats(), cmdHandoff(),
-		cmdSalvage(), cmdDoctor(), cmdSupervise(),
+		cmdSalvage(), cmdKit(), cmdDoctor(), cmdSupervise(),
 	}
 }
 
@@ -93,7 +93,8 @@ func site(c *cli.Context) (recovery.Site, error) {
 
 // bareSite is site without putting anything right.
 func bareSite(c *cli.Context) (recovery.Site, error) {
-	s := recovery.Site{Log: logger(c), Root: "/", Tell: newProgress(os.Stderr).tell}
+	s := recovery.Site{Log: logger(c), Root: "/", Tell: newProgress(os.Stderr).tell, Version: version}
+	s.Built = builtAt()
 	for flag, dir := range map[string]*string{"state": &s.Host.State, "data": &s.Host.Data} {
 		abs, err := filepath.Abs(c.String(flag))
 		if err != nil {

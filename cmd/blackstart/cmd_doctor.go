@@ -22,7 +22,7 @@ func cmdDoctor() *cli.Command {
 				return err
 			}
 			s.Root = c.String("root")
-			d, err := s.Doctor(c.Context, time.Now(), builtAt())
+			d, err := s.Doctor(c.Context, time.Now())
 			if err != nil {
 				return err
 			}

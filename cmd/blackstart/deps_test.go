@@ -11,12 +11,13 @@ import (
 // arrows is the picture of the program: who may import whom, inside the module.
 // A package that is not named may import no other one.
 const arrows = `
-cmd/blackstart -> recovery container container/image container/salvage
-recovery       -> container container/image container/salvage
+cmd/blackstart -> recovery recovery/kit container container/image container/salvage fetch
+recovery       -> container container/image container/salvage fetch recovery/journal recovery/kit
 `
 
 // modules are all third-party modules that the binary links, and nothing else.
 const modules = `
+aead.dev/minisign
 github.com/cilium/ebpf
 github.com/containerd/console
 github.com/containerd/containerd/v2
@@ -49,6 +50,7 @@ github.com/vbatts/tar-split
 github.com/vishvananda/netlink
 github.com/vishvananda/netns
 github.com/xrash/smetrics
+golang.org/x/crypto
 golang.org/x/net
 golang.org/x/sync
 golang.org/x/sys

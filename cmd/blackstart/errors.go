@@ -13,7 +13,9 @@ import (
 	"github.com/blackstart-project/blackstart/container"
 	"github.com/blackstart-project/blackstart/container/image"
 	"github.com/blackstart-project/blackstart/container/salvage"
+	"github.com/blackstart-project/blackstart/fetch"
 	"github.com/blackstart-project/blackstart/recovery"
+	"github.com/blackstart-project/blackstart/recovery/kit"
 )
 
 // Exit codes, the same for every command.
@@ -22,6 +24,7 @@ const (
 	exitFailed       = 1
 	exitUsage        = 2
 	exitVerification = 5
+	exitStale        = 6
 	exitInterrupted  = 130
 )
 
@@ -53,6 +56,15 @@ func outcomes() []outcome {
 		{image.ErrNotFound, exitUsage, "name an image that is in there: oci:DIR:TAG"},
 		{image.ErrAmbiguous, exitUsage, "name one of them: oci:DIR:TAG"},
 		{image.ErrLimit, exitFailed, "free space, or unpack elsewhere with --data DIR"},
+		{recovery.ErrNoTrust, exitUsage, "put the public keys of those who sign kits into that file, or name another with --trust FILE"},
+		{kit.ErrStale, exitStale, "get a newer kit; if there is none, use this one with --accept-stale"},
+		{kit.ErrRollback, exitStale, "somebody may have put an old kit here; if it is meant, use it with --accept-rollback"},
+		{kit.ErrVerification, exitVerification, "get the kit from another place, or have it signed: blackstart kit sign; kit repair mends damaged frames"},
+		{kit.ErrNewer, exitUsage, "get that version of blackstart onto this host"},
+		{kit.ErrInvalid, exitUsage, "mend what the message names; blackstart kit build --help shows the form"},
+		{kit.ErrNotFound, exitUsage, "blackstart kit show DIR prints what a kit holds"},
+		{fetch.ErrVerification, exitVerification, "every source gave wrong bytes: name another with --source"},
+		{fetch.ErrNotFound, exitFailed, "name a source that has it with --source"},
 		{unix.ENOSPC, exitFailed, "free space, or put the data elsewhere with --data DIR; nothing half-made stays"},
 	}
 }
