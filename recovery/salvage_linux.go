@@ -118,8 +118,14 @@ func (s Site) Salvage(ctx context.Context, name string, o SalvageOptions) (_ Sal
 	})
 	out := Salvaged{Container: found, Changes: changes, Original: orig}
 	out.Spec = document(o.Name, found, now, orig.Annotations)
-	return out, s.rootOf(ctx, dead, store, found, o, &out)
+	out.attend(orig.Annotations)
+	err = s.rootOf(ctx, dead, store, found, o, &out)
+	return out, err
 }
+
+// ociStopSignal is where Podman and CRI-O put the signal that asks for an orderly
+// end, a name or number (conversion.md of the OCI image specification).
+const ociStopSignal = "org.opencontainers.image.stopSignal"
 
 // document splits a rewritten configuration into the words an operator edits and
 // the rest.
@@ -157,7 +163,7 @@ func document(name string, found salvage.Container, now *specs.Spec, notes map[s
 	}
 	s.User = notes[salvage.AnnotationUser]
 	s.Seccomp = notes[salvage.AnnotationSeccomp]
-	s.StopSignal = notes[salvage.AnnotationStopSignal]
+	s.StopSignal = firstOf(notes[salvage.AnnotationStopSignal], notes[ociStopSignal])
 	if p := notes[salvage.AnnotationPorts]; p != "" {
 		s.Ports = strings.Split(p, ",")
 	}
@@ -170,6 +176,9 @@ func document(name string, found salvage.Container, now *specs.Spec, notes map[s
 // image, unpacked anew from verified blobs; else the dead snapshots in place.
 func (s Site) rootOf(ctx context.Context, dead *salvage.Host, store salvage.Store, found salvage.Container, o SalvageOptions, out *Salvaged) error {
 	fs, fsErr := store.Rootfs(ctx, found)
+	if fsErr == nil {
+		out.needShell(append(slices.Clone(fs.Layers), fs.Upper))
+	}
 	if fsErr == nil && !o.Clean && fs.Upper != "" && !emptyDir(fs.Upper) {
 		out.Spec.Layers = append(out.Spec.Layers, fs.Upper)
 		out.Notes = append(out.Notes, "what the container wrote outside its volumes is seen through a new writable layer: changes stay in the recovery container and do not go back")
@@ -179,7 +188,7 @@ func (s Site) rootOf(ctx context.Context, dead *salvage.Host, store salvage.Stor
 		switch {
 		case err == nil && (im.Store == salvage.Containerd || fsErr != nil):
 			out.Spec.Image, out.Verified = imageRef(im), true
-			return nil
+			return out.complete(ctx, im)
 		case fsErr != nil:
 			return fmt.Errorf("finding the root filesystem of %s: %w", found.Name, errors.Join(fsErr, err))
 		case err != nil:
@@ -249,6 +258,7 @@ func (v Salvaged) merged() (*specs.Spec, error) {
 		now.Process.Args, now.Process.Env, now.Process.Cwd = v.Spec.Args, v.Spec.Env, v.Spec.Workdir
 	}
 	now.Root = v.Original.Root
+	v.annotate(now)
 	for _, m := range v.Spec.Mounts {
 		opts := m.Options
 		if m.ReadOnly {

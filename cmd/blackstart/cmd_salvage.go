@@ -204,7 +204,14 @@ func salvageRun() *cli.Command {
 				return err
 			}
 			explain(s, v)
-			return start(c, s, v.Spec, c.Args().Tail(), !c.Bool("foreground"))
+			if c.Bool("foreground") {
+				v.Spec.Restart, v.Spec.Health = "", nil // nobody is there to act on them
+			}
+			cmd := c.Args().Tail()
+			if len(cmd) > 0 && cmd[0] == "--" {
+				cmd = cmd[1:]
+			}
+			return start(c, s, v.Spec, cmd, !c.Bool("foreground"))
 		},
 	}
 }

@@ -36,7 +36,8 @@ type dockerConfig struct {
 		WorkingDir   string
 		Labels       map[string]string
 		StopSignal   string
-		Healthcheck  *struct{ Test []string }
+		Healthcheck  *dockerHealth
+		Shell        []string // that the line of a CMD-SHELL check is given to
 	}
 	Image           string                          // the image's id, of its config or its manifest
 	ImageManifest   *struct{ Digest digest.Digest } // where containerd has the image

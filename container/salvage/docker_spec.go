@@ -2,7 +2,6 @@ package salvage
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"path"
@@ -247,10 +246,7 @@ func (r dockerRecord) annotations() map[string]string {
 	default:
 		notes[AnnotationRestart] = policy.Name
 	}
-	if health := r.Config.Healthcheck; health != nil && len(health.Test) > 1 {
-		test, _ := json.Marshal(health.Test) // strings cannot fail
-		notes[AnnotationHealth] = string(test)
-	}
+	r.health(notes)
 	if r.Config.StopSignal != "" {
 		notes[AnnotationStopSignal] = r.Config.StopSignal
 	}

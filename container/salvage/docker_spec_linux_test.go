@@ -22,7 +22,10 @@ func checkDockerSpec(t *testing.T, name string, got, want *specs.Spec) {
 			t.Errorf("%s = %s; want %s", what, g, w)
 		}
 	}
-	notes := map[string]string{AnnotationPorts: "2379/tcp", AnnotationHealth: `["CMD","/bin/busybox","true"]`, AnnotationStopSignal: "SIGINT"}
+	notes := map[string]string{
+		AnnotationPorts: "2379/tcp", AnnotationHealth: `["CMD","/bin/busybox","true"]`, AnnotationStopSignal: "SIGINT",
+		AnnotationHealthTiming: `{"interval":"30s","timeout":"30s","retries":3}`,
+	}
 	user := want.Process.User
 	switch name {
 	case "/shop":

@@ -124,9 +124,9 @@ func (s *kubeletStore) add(listing *Listing, pod *kubeletPod, written time.Time)
 	}
 }
 
-// Spec returns what the pod says of the container, and no more: no default
-// mounts, no default capabilities (nil) and no root. What must come from the
-// image is named by the annotation [FromImage].
+// Spec returns what the pod says of the container over what containerd gives
+// every one. What must come from the image is named by the annotation
+// [FromImage]. The root's path is empty.
 func (s *kubeletStore) Spec(ctx context.Context, c Container) (*specs.Spec, error) {
 	if _, err := s.List(ctx); err != nil {
 		return nil, err

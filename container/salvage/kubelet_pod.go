@@ -87,7 +87,11 @@ type kubeletSecurity struct {
 	FSGroup                  *uint32  `yaml:"fsGroup"`
 	ReadOnlyRootFilesystem   *bool    `yaml:"readOnlyRootFilesystem"`
 	AllowPrivilegeEscalation *bool    `yaml:"allowPrivilegeEscalation"`
-	Capabilities             struct {
+	SeccompProfile           *struct {
+		Type             string `yaml:"type"` // Unconfined, RuntimeDefault or Localhost
+		LocalhostProfile string `yaml:"localhostProfile"`
+	} `yaml:"seccompProfile"`
+	Capabilities struct {
 		Add  []string `yaml:"add"`
 		Drop []string `yaml:"drop"`
 	} `yaml:"capabilities"`

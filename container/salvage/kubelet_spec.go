@@ -58,15 +58,21 @@ func (p *kubeletPod) spec(c *kubeletPodContainer) (*specs.Spec, []error) {
 	security := c.SecurityContext
 	spec.Root.Readonly = isTrue(security.ReadOnlyRootFilesystem)
 	process.NoNewPrivileges = security.AllowPrivilegeEscalation != nil && !*security.AllowPrivilegeEscalation
-	process.Capabilities = security.capabilities()
+	if process.Capabilities = security.capabilities(); process.Capabilities == nil {
+		caps := defaultCapabilities()
+		process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: slices.Clone(caps), Permitted: slices.Clone(caps)}
+	}
 	mounts, mountProblems := p.mounts(c)
 	spec.Mounts = mounts
 	resources, resourceProblems := c.limits()
 	spec.Linux.Resources = resources
-	if isTrue(security.Privileged) {
-		resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	problems = slices.Concat(problems, mountProblems, resourceProblems)
+	for _, err := range []error{p.standard(spec, isTrue(security.Privileged)), p.seccomp(c, spec)} {
+		if err != nil {
+			problems = append(problems, err)
+		}
 	}
-	return spec, slices.Concat(problems, mountProblems, resourceProblems)
+	return spec, problems
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }

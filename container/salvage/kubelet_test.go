@@ -55,7 +55,7 @@ spec:
   hostNetwork: true
   initContainers:
   - {name: prepare, image: busybox}
-  securityContext: {runAsUser: 1000, runAsGroup: 2000, fsGroup: 3000}
+  securityContext: {runAsUser: 1000, runAsGroup: 2000, fsGroup: 3000, seccompProfile: {type: RuntimeDefault}}
   volumes:
   - hostPath: {path: /etc/kubernetes/pki, type: DirectoryOrCreate}
     name: certs
@@ -120,16 +120,23 @@ func TestKubeletSpec(t *testing.T) {
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 		},
 		Root: &specs.Root{Readonly: true},
-		Mounts: []specs.Mount{
+		Mounts: append(standardMounts(nil, false, false), []specs.Mount{
 			{Destination: "/var/lib/etcd", Type: "bind", Source: "/var/lib/etcd", Options: []string{"rbind", "rprivate", "rw"}},
 			{Destination: "/etc/pki", Type: "bind", Source: "/etc/kubernetes/pki/etcd", Options: []string{"rbind", "rprivate", "ro"}},
 			{Destination: "/scratch", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=0777", "size=1073741824"}},
-		},
+		}...),
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}},
-			Resources:  &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory}, CPU: &specs.LinuxCPU{Quota: &quota, Period: &period, Shares: &shares}},
+			Resources: &specs.LinuxResources{
+				Memory: &specs.LinuxMemory{Limit: &memory}, CPU: &specs.LinuxCPU{Quota: &quota, Period: &period, Shares: &shares},
+				Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+			},
+			MaskedPaths: got.Linux.MaskedPaths, ReadonlyPaths: got.Linux.ReadonlyPaths,
 		},
-		Annotations: map[string]string{FromImage: "env,cwd"},
+		Annotations: map[string]string{FromImage: "env,cwd", AnnotationSeccomp: "default"},
+	}
+	if !slices.Contains(want.Linux.MaskedPaths, "/proc/kcore") || !slices.Contains(want.Linux.ReadonlyPaths, "/proc/sys") {
+		t.Errorf("masked %q, read-only %q; want /proc/kcore and /proc/sys in them", want.Linux.MaskedPaths, want.Linux.ReadonlyPaths)
 	}
 	if !reflect.DeepEqual(got, want) {
 		diff, _ := Diff(want, got)
@@ -146,8 +153,51 @@ func TestKubeletSpec(t *testing.T) {
 	if !slices.Contains(got.Process.Capabilities.Bounding, "CAP_SYS_ADMIN") || len(got.Linux.Resources.Devices) != 1 {
 		t.Errorf("sidecar: capabilities %v, devices %v; want all", got.Process.Capabilities.Bounding, got.Linux.Resources.Devices)
 	}
+	if len(got.Linux.MaskedPaths) != 0 || len(got.Linux.Devices) == 0 || got.Annotations[AnnotationSeccomp] != "" {
+		t.Errorf("sidecar: hides %q, %d devices, filter %q; want nothing hidden, this host's devices, no filter",
+			got.Linux.MaskedPaths, len(got.Linux.Devices), got.Annotations[AnnotationSeccomp])
+	}
 	if _, err := store.Rootfs(ctx, etcd); !errors.Is(err, ErrIncomplete) {
 		t.Errorf("Rootfs() = %v; want ErrIncomplete", err)
+	}
+}
+
+func TestKubeletStandard(t *testing.T) {
+	ctx := context.Background()
+	store := manifests(t, map[string]string{"a.yaml": `kind: Pod
+metadata: {name: a}
+spec:
+  hostIPC: true
+  containers:
+  - name: b
+    image: i
+    securityContext: {seccompProfile: {type: Localhost, localhostProfile: profiles/audit.json}}
+    volumeMounts: [{mountPath: /dev/, name: dev}]
+  volumes: [{name: dev, hostPath: {path: /dev}}]
+`})
+	listing, err := store.List(ctx)
+	if err != nil || len(listing.Containers) != 1 || len(listing.Problems) != 1 {
+		t.Fatalf("List() = %+v, %v; want one container and one problem", listing, err)
+	}
+	if got := listing.Problems[0].String(); !strings.Contains(got, "profiles/audit.json is not read") {
+		t.Errorf("problem %q; want one about the profile", got)
+	}
+	spec, err := store.Spec(ctx, listing.Containers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := make([]string, len(spec.Mounts))
+	for i, m := range spec.Mounts {
+		at[i] = m.Destination
+	}
+	if want := []string{"/proc", "/sys", "/sys/fs/cgroup", "/dev/"}; !slices.Equal(at, want) {
+		t.Errorf("mounts at %q; want %q: nothing over the pod's own /dev", at, want)
+	}
+	if !reflect.DeepEqual(spec.Process.Capabilities.Bounding, defaultCapabilities()) || spec.Annotations[AnnotationSeccomp] != "default" {
+		t.Errorf("capabilities %v, filter %q; want the default ones", spec.Process.Capabilities, spec.Annotations[AnnotationSeccomp])
+	}
+	if m := standardMounts(nil, false, true); m[len(m)-1].Source != "/dev/shm" {
+		t.Errorf("hostIPC: %+v; want the host's /dev/shm", m[len(m)-1])
 	}
 }
 

@@ -1,0 +1,82 @@
+package salvage
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// AnnotationHealthTiming is when the check of [AnnotationHealth] is done, as a
+// JSON object: interval, timeout and start are durations in Go's form, retries
+// is a number. It has Docker's defaults where the record says nothing.
+const AnnotationHealthTiming = "org.blackstart.health-timing"
+
+// dockerHealth is HealthConfig of moby's api/types/container. The times are in
+// nanoseconds.
+type dockerHealth struct {
+	Test                           []string
+	Interval, Timeout, StartPeriod time.Duration
+	Retries                        int
+}
+
+// health adds the health check to the annotations. ["NONE"] is no check, as is
+// an image's that was not given.
+func (r dockerRecord) health(notes map[string]string) {
+	h := r.Config.Healthcheck
+	if h == nil || len(h.Test) < 2 {
+		return
+	}
+	test := h.Test
+	if shell := r.Config.Shell; len(shell) > 0 && test[0] == "CMD-SHELL" {
+		test = slices.Concat([]string{"CMD"}, shell, test[1:2]) // the image's SHELL
+	}
+	timing := struct {
+		Interval string `json:"interval"`
+		Timeout  string `json:"timeout"`
+		Retries  int    `json:"retries"`
+		Start    string `json:"start,omitempty"`
+	}{
+		Interval: cmp.Or(max(h.Interval, 0), 30*time.Second).String(),
+		Timeout:  cmp.Or(max(h.Timeout, 0), 30*time.Second).String(),
+		Retries:  cmp.Or(max(h.Retries, 0), 3),
+	}
+	if h.StartPeriod > 0 {
+		timing.Start = h.StartPeriod.String()
+	}
+	for name, value := range map[string]any{AnnotationHealth: test, AnnotationHealthTiming: timing} {
+		data, _ := json.Marshal(value) // strings and numbers cannot fail
+		notes[name] = string(data)
+	}
+}
+
+// HealthLine is the check of an [AnnotationHealth] as a line for a shell inside
+// the container.
+func HealthLine(annotation string) (string, error) {
+	var test []string
+	if err := json.Unmarshal([]byte(annotation), &test); err != nil {
+		return "", fmt.Errorf("reading health check: %w", err)
+	}
+	switch {
+	case len(test) > 1 && test[0] == "CMD-SHELL":
+		return test[1], nil
+	case len(test) > 1 && test[0] == "CMD":
+		quoted := make([]string, len(test)-1)
+		for i, arg := range test[1:] {
+			quoted[i] = shellWord(arg)
+		}
+		return strings.Join(quoted, " "), nil
+	}
+	return "", fmt.Errorf("reading health check: %.80q is neither CMD nor CMD-SHELL: %w", test, ErrIncomplete)
+}
+
+// shellWord quotes a word for sh(1) where it needs that.
+func shellWord(word string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%+,-./:@_"
+	if word != "" && strings.Trim(word, plain) == "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
