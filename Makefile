@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.built=$(BUILT) -extldflags "
 
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 DEMO_PACKAGES  := containerd runc etcd-server etcd-client umoci procps
-TEST_PACKAGES  := $(DEMO_PACKAGES) docker.io podman crun conmon skopeo busybox-static iproute2 jq python3-minimal e2fsprogs
+TEST_PACKAGES  := $(DEMO_PACKAGES) docker.io podman crun conmon skopeo busybox-static iproute2 jq python3-minimal e2fsprogs openssh-server openssh-client nginx-light
 
 comma := ,
 space := $(subst ,, )

@@ -44,7 +44,7 @@ type Place struct {
 	Pins []digest.Digest
 }
 
-const dialTimeout = 10 * time.Second
+const dialTimeout = 5 * time.Second
 
 // DialContext connects to host:port, where host is an address or in Names. Every
 // address of a name is tried in turn.
