@@ -102,32 +102,20 @@ func (g *Getter) Open(ctx context.Context, ref Ref) (io.ReadCloser, error) {
 	return newFrames(ctx, h, ref, unlock)
 }
 
-// Fill gets frames into the store, whatever they are part of. What cannot be had
-// does not keep the rest from coming: the error joins one *NoSourceError for
-// each frame that is still missing.
+// Fill gets frames into the store, whatever they are part of, in no particular
+// order: hosts that fill from each other soon have different ones to give. What
+// cannot be had does not keep the rest from coming: the error joins one
+// *NoSourceError for each frame that is still missing.
 func (g *Getter) Fill(ctx context.Context, frames []Chunk) error {
-	var errs []error
-	for len(frames) > 0 {
-		h := g.haul(frames)
-		h.start(ctx, g.here, func(p piece) ([]byte, error) { return g.store.Read(p.blob) })
-		n := 0
-		var err error
-		for ; err == nil; n++ {
-			_, err = h.piece(ctx)
-		}
-		h.stop()
-		var none *NoSourceError
-		switch {
-		case errors.Is(err, io.EOF):
-			return errors.Join(errs...)
-		case errors.As(err, &none):
-			errs = append(errs, err)
-			frames = frames[n:] // past the one that nobody has
-		default:
-			return errors.Join(append(errs, err)...)
-		}
+	if len(frames) == 0 {
+		return nil
 	}
-	return errors.Join(errs...)
+	h := g.haul(frames)
+	h.any = true
+	h.start(ctx, g.here, func(p piece) ([]byte, error) { return g.store.Read(p.blob) })
+	err := h.all(ctx)
+	h.stop()
+	return err
 }
 
 func (g *Getter) here(p piece) bool { return g.store.Has(p.blob, p.n) }

@@ -264,7 +264,7 @@ func TestOpenWhole(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			st := store(t)
 			if c.partial != nil {
-				if err := os.WriteFile(filepath.Join(st.Dir(), "partial", d.Encoded()), c.partial, 0o600); err != nil {
+				if err := os.WriteFile(filepath.Join(st.Dir(), partialDir, d.Encoded()), c.partial, 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -330,9 +330,9 @@ func TestOpenTwice(t *testing.T) {
 	if waited.Load() != 2 {
 		t.Errorf("%d waited; want 2", waited.Load())
 	}
-	left, err := os.ReadDir(filepath.Join(dir, "partial"))
+	left, err := os.ReadDir(filepath.Join(dir, partialDir))
 	if err != nil || len(left) > 0 {
-		t.Errorf("partial/ has %v, %v; want nothing left", left, err)
+		t.Errorf("%s has %v, %v; want nothing left", partialDir, left, err)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +16,7 @@ import (
 
 const (
 	streams    = 3                      // requests at once from one source
-	window     = 16                     // pieces that may be under way or waiting for their turn
+	window     = 8                      // pieces that may be under way or waiting for their turn
 	maxFails   = 3                      // failures in a row after which a source counts as down
 	firstPause = 200 * time.Millisecond // after a failure; it doubles
 	maxPause   = 15 * time.Second
@@ -39,6 +41,7 @@ type health struct {
 	report  SourceReport
 	fails   int       // in a row
 	losses  int       // races in a row that another source won
+	misses  int       // pieces in a row that it did not have
 	resume  time.Time // not to be asked before
 	dropped bool
 	last    error   // the last one
@@ -76,18 +79,22 @@ type slot struct {
 	asked   map[*health]int       // how often they did not
 }
 
-// haul gets the pieces of one blob and hands them out in order.
+// haul gets the pieces of one blob and hands them out in order; or, in any order,
+// pieces that need only be kept.
 type haul struct {
 	pool   *pool
 	pieces []piece
+	any    bool
 	keep   func(piece, []byte) error // what was checked is kept here
 	use    func(*health) bool        // which sources may be asked; nil: all
 	wait   time.Duration             // how long to go on while nothing arrives
 
 	// Under pool.mu:
 	slots []slot
+	queue []int // pieces that are not done, in the order in which they are asked for
 	next  int   // piece that is handed out next
 	err   error // what ends it
+	empty chan struct{} // closed when nothing is left in the queue
 
 	wg     sync.WaitGroup
 	cancel context.CancelFunc
@@ -98,8 +105,15 @@ type haul struct {
 func (h *haul) start(ctx context.Context, here func(piece) bool, read func(piece) ([]byte, error)) {
 	ctx, h.cancel = context.WithCancel(ctx)
 	h.slots = make([]slot, len(h.pieces))
+	h.queue, h.empty = make([]int, len(h.pieces)), make(chan struct{})
 	for i, p := range h.pieces {
 		h.slots[i].local = here(p)
+		h.queue[i] = i
+	}
+	if h.any {
+		// Hosts that fetch the same from each other should not all ask for the same
+		// piece first.
+		rand.Shuffle(len(h.queue), func(i, j int) { h.queue[i], h.queue[j] = h.queue[j], h.queue[i] })
 	}
 	h.pool.mu.Lock()
 	h.pool.arrived = time.Now()
@@ -125,7 +139,7 @@ func (h *haul) local(ctx context.Context, read func(piece) ([]byte, error)) {
 	p := h.pool
 	for i, pc := range h.pieces {
 		p.mu.Lock()
-		for h.slots[i].local && i >= h.next+window && ctx.Err() == nil {
+		for h.slots[i].local && !h.any && i >= h.next+window && ctx.Err() == nil {
 			changed := p.changed
 			p.mu.Unlock()
 			select {
@@ -147,7 +161,7 @@ func (h *haul) local(ctx context.Context, read func(piece) ([]byte, error)) {
 		sl := &h.slots[i]
 		sl.local = false
 		if err == nil {
-			sl.done, sl.content = true, b
+			h.arrive(i, b)
 			p.reused += pc.n
 			p.arrived = time.Now()
 			p.meter.add(p.arrived, pc.n, "this host", true)
@@ -162,7 +176,7 @@ func (h *haul) work(ctx context.Context, s *health) {
 	p := h.pool
 	for {
 		p.mu.Lock()
-		if h.err != nil || h.next == len(h.pieces) || s.dropped || ctx.Err() != nil {
+		if h.err != nil || len(h.queue) == 0 || s.dropped || ctx.Err() != nil {
 			p.mu.Unlock()
 			return
 		}
@@ -203,10 +217,12 @@ func (h *haul) pick(s *health, now time.Time) (int, *flight, time.Duration) {
 		h.slots[i].flights = append(h.slots[i].flights, f)
 		return i, f, 0
 	}
-	end := min(h.next+window, len(h.pieces))
-	for i := h.next; i < end; i++ {
+	for _, i := range h.queue {
 		sl := &h.slots[i]
-		if sl.done || sl.local || len(sl.flights) > 0 {
+		if !h.any && i >= h.next+window {
+			break
+		}
+		if sl.local || len(sl.flights) > 0 {
 			continue
 		}
 		if again, ok := sl.missing[s]; ok && now.Before(again) {
@@ -217,9 +233,12 @@ func (h *haul) pick(s *health, now time.Time) (int, *flight, time.Duration) {
 	}
 	// Nothing is left to begin. What another one takes too long for is asked for a
 	// second time, the earliest piece first, since the rest waits for it.
-	for i := h.next; i < end; i++ {
+	for _, i := range h.queue {
 		sl := &h.slots[i]
-		if sl.done || len(sl.flights) != 1 || sl.flights[0].by == s {
+		if !h.any && i >= h.next+window {
+			break
+		}
+		if len(sl.flights) != 1 || sl.flights[0].by == s {
 			continue
 		}
 		if _, ok := sl.missing[s]; ok {
@@ -326,7 +345,7 @@ func (h *haul) land(i int, f *flight, b []byte, err, ended error) {
 			}
 			s.rate += (r - s.rate) / 4
 		}
-		s.fails = 0
+		s.fails, s.misses = 0, 0
 		if sl.done {
 			s.report.Wasted += int64(len(b))
 			return
@@ -334,7 +353,7 @@ func (h *haul) land(i int, f *flight, b []byte, err, ended error) {
 		s.losses = 0
 		s.report.Bytes += int64(len(b))
 		s.report.Pieces++
-		sl.done, sl.content = true, b
+		h.arrive(i, b)
 		p.arrived = now
 		p.meter.add(now, int64(len(b)), s.String(), false)
 		for _, other := range sl.flights {
@@ -355,6 +374,11 @@ func (h *haul) land(i int, f *flight, b []byte, err, ended error) {
 		sl.missing[s] = now.Add(min(backoff(sl.asked[s]), maxRest))
 		sl.asked[s]++
 		s.last = err
+		// Another host that is fetching the same has little at first: it is asked for
+		// some pieces at a time.
+		if s.misses++; s.misses%window == 0 {
+			s.resume = now.Add(min(backoff(s.misses/window-1), maxRest))
+		}
 	case errors.Is(err, ErrVerification), errors.Is(err, ErrPeer), errors.Is(err, ErrName), errors.Is(err, ErrNoRange):
 		s.dropped = true
 		s.last = err
@@ -365,6 +389,27 @@ func (h *haul) land(i int, f *flight, b []byte, err, ended error) {
 		s.resume = now.Add(backoff(s.fails))
 		s.fails++
 		s.last = err
+	}
+}
+
+// arrive takes in a piece. p.mu is held.
+func (h *haul) arrive(i int, b []byte) {
+	h.slots[i].done = true
+	if !h.any {
+		h.slots[i].content = b
+	}
+	h.leave(i)
+}
+
+// leave takes a piece out of the queue.
+func (h *haul) leave(i int) {
+	j := slices.Index(h.queue, i)
+	if j < 0 {
+		return
+	}
+	h.queue = slices.Delete(h.queue, j, j+1)
+	if len(h.queue) == 0 {
+		close(h.empty)
 	}
 }
 
@@ -391,7 +436,7 @@ func (h *haul) piece(ctx context.Context) ([]byte, error) {
 		}
 		err := h.err
 		if err == nil {
-			err = h.hopeless(time.Now())
+			err = h.hopeless(h.next, time.Now())
 		}
 		changed := p.changed
 		p.mu.Unlock()
@@ -407,9 +452,37 @@ func (h *haul) piece(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// hopeless tells why the next piece will not come. p.mu is held.
-func (h *haul) hopeless(now time.Time) error {
-	sl := &h.slots[h.next]
+// all waits until every piece is there or is not to be had. Of each that is not
+// it returns a *NoSourceError.
+func (h *haul) all(ctx context.Context) error {
+	p := h.pool
+	var errs []error
+	for {
+		p.mu.Lock()
+		now := time.Now()
+		for _, i := range slices.Clone(h.queue) {
+			if err := h.hopeless(i, now); err != nil {
+				errs = append(errs, err)
+				h.leave(i)
+			}
+		}
+		err, left := h.err, len(h.queue)
+		p.mu.Unlock()
+		if err != nil || left == 0 {
+			return errors.Join(append(errs, err)...)
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(append(errs, ctx.Err())...)
+		case <-h.empty:
+		case <-time.After(firstPause):
+		}
+	}
+}
+
+// hopeless tells why a piece will not come. p.mu is held.
+func (h *haul) hopeless(i int, now time.Time) error {
+	sl := &h.slots[i]
 	if sl.local || len(sl.flights) > 0 {
 		return nil
 	}
@@ -433,7 +506,7 @@ func (h *haul) hopeless(now time.Time) error {
 	if missing+h.downs() > 0 && now.Sub(h.pool.arrived) < h.wait {
 		return nil
 	}
-	return &NoSourceError{Blob: h.pieces[h.next].blob, Missing: missing > 0 && missing == len(why), why: why}
+	return &NoSourceError{Blob: h.pieces[i].blob, Missing: missing > 0 && missing == len(why), why: why}
 }
 
 // downs counts the sources that may come back.

@@ -421,7 +421,7 @@ func FuzzServeRequest(f *testing.F) {
 	dir := f.TempDir()
 	s := storeWith(f, dir, content)
 	secret := hex.EncodeToString(pattern(64))
-	for _, p := range []string{"secret", "blobs/secret", "blobs/sha256/secret", "partial/" + d.Encoded()} {
+	for _, p := range []string{"secret", "blobs/secret", "blobs/sha256/secret", partialDir + "/" + d.Encoded()} {
 		if err := os.WriteFile(filepath.Join(dir, p), []byte(secret), 0o644); err != nil {
 			f.Fatal(err)
 		}

@@ -17,14 +17,17 @@ import (
 // frame of ChunkLength may grow to, and then some.
 const MaxFrame = 8 << 20
 
+// partialDir is where blobs grow, out of the way of those who read the layout.
+const partialDir = "blobs/.partial"
+
 // Store keeps blobs in a directory as an OCI image layout does, in
-// blobs/sha256/HEX. Nothing in it is trusted: every blob is checked each time it
+// blobs/sha256/HEX; it may be one. Nothing in it is trusted: every blob is checked each time it
 // is read, so that a write which a crash cut short costs that blob and no more.
 type Store struct{ dir string }
 
 // OpenStore makes the directory where it is missing.
 func OpenStore(dir string) (*Store, error) {
-	for _, d := range []string{"blobs/sha256", "partial"} {
+	for _, d := range []string{"blobs/sha256", partialDir} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, fmt.Errorf("opening store: %w", err)
 		}
@@ -92,7 +95,7 @@ func (s *Store) Put(d digest.Digest, b []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Join(s.dir, "partial"), "frame-*")
+	f, err := os.CreateTemp(filepath.Join(s.dir, partialDir), "frame-*")
 	if err != nil {
 		return fmt.Errorf("keeping %s: %w", d, err)
 	}
@@ -107,10 +110,10 @@ func (s *Store) Put(d digest.Digest, b []byte) (err error) {
 	return nil
 }
 
-// Sweep removes what fetches that were cut short left in partial/, but not what
+// Sweep removes what fetches that were cut short left, but not what
 // they can go on from: frames half written more than an hour ago.
 func (s *Store) Sweep(now time.Time) error {
-	left, err := filepath.Glob(filepath.Join(s.dir, "partial", "frame-*"))
+	left, err := filepath.Glob(filepath.Join(s.dir, partialDir, "frame-*"))
 	for _, p := range left {
 		if fi, serr := os.Lstat(p); serr == nil && now.Sub(fi.ModTime()) > time.Hour {
 			err = errors.Join(err, os.Remove(p))
@@ -121,7 +124,7 @@ func (s *Store) Sweep(now time.Time) error {
 
 // partial opens the file that a blob of one piece grows in.
 func (s *Store) partial(d digest.Digest) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(s.dir, "partial", d.Encoded()), os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(filepath.Join(s.dir, partialDir, d.Encoded()), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("keeping %s: %w", d, err)
 	}
@@ -151,7 +154,7 @@ func syncDir(dir string) error {
 // lock waits until no other process fetches this blob. waiting is called once
 // with the process that does.
 func (s *Store) lock(ctx context.Context, d digest.Digest, waiting func(pid string)) (unlock func(), err error) {
-	p := filepath.Join(s.dir, "partial", d.Encoded()+".lock")
+	p := filepath.Join(s.dir, partialDir, d.Encoded()+".lock")
 	told := false
 	for {
 		f, err := os.OpenFile(p, os.O_RDWR|os.O_CREATE, 0o644)
