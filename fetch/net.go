@@ -115,16 +115,29 @@ func (n Net) client(p Place) (*http.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &http.Client{Transport: &http.Transport{
-		DialContext:           n.DialContext,
-		TLSClientConfig:       c,
-		ForceAttemptHTTP2:     true,
-		TLSHandshakeTimeout:   dialTimeout,
-		ResponseHeaderTimeout: 30 * time.Second,
-		IdleConnTimeout:       30 * time.Second,
-		MaxIdleConnsPerHost:   8,
-		DisableCompression:    true,
-	}}, nil
+	return &http.Client{Transport: strictTransport{&http.Transport{
+		DialContext:            n.DialContext,
+		TLSClientConfig:        c,
+		ForceAttemptHTTP2:      true,
+		TLSHandshakeTimeout:    dialTimeout,
+		ResponseHeaderTimeout:  30 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		IdleConnTimeout:        30 * time.Second,
+		MaxIdleConnsPerHost:    8,
+		DisableCompression:     true,
+	}}}, nil
+}
+
+// strictTransport tells a server that is not the one that was meant from one that
+// is down.
+type strictTransport struct{ *http.Transport }
+
+func (t strictTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := t.Transport.RoundTrip(r)
+	if bad := (*tls.CertificateVerificationError)(nil); errors.As(err, &bad) {
+		return nil, fmt.Errorf("%w: %w", ErrPeer, err)
+	}
+	return res, err
 }
 
 func (n Net) login(host string) (user, password string, ok bool) {

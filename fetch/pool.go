@@ -91,9 +91,9 @@ type haul struct {
 
 	// Under pool.mu:
 	slots []slot
-	queue []int // pieces that are not done, in the order in which they are asked for
-	next  int   // piece that is handed out next
-	err   error // what ends it
+	queue []int         // pieces that are not done, in the order in which they are asked for
+	next  int           // piece that is handed out next
+	err   error         // what ends it
 	empty chan struct{} // closed when nothing is left in the queue
 
 	wg     sync.WaitGroup

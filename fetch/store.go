@@ -35,6 +35,9 @@ func OpenStore(dir string) (*Store, error) {
 	return &Store{dir}, nil
 }
 
+// ViewStore is a store that is only read.
+func ViewStore(dir string) *Store { return &Store{dir} }
+
 // Dir is where the store is.
 func (s *Store) Dir() string { return s.dir }
 

@@ -97,7 +97,7 @@ func (g *Getter) fillWhole(ctx context.Context, ref Ref, f *os.File) error {
 		}
 	}
 	for _, s := range g.pool.sources {
-		if s.dropped && !errors.Is(s.last, ErrNoRange) || s.fails >= maxFails || errors.Is(s.last, ErrNotFound) && s.report.Bytes == 0 {
+		if _, has := sizes[s]; !has || s.dropped && !errors.Is(s.last, ErrNoRange) || s.fails >= maxFails {
 			continue
 		}
 		if err := f.Truncate(0); err != nil {
@@ -113,7 +113,7 @@ func (g *Getter) fillWhole(ctx context.Context, ref Ref, f *os.File) error {
 	if len(errs) == 0 {
 		return &NoSourceError{Blob: ref.Digest}
 	}
-	return errs[len(errs)-1]
+	return errors.Join(errs...)
 }
 
 func retryable(ctx context.Context, err error) bool {
