@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.built=$(BUILT) -extldflags "
 
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 DEMO_PACKAGES  := containerd runc etcd-server etcd-client umoci procps
-TEST_PACKAGES  := $(DEMO_PACKAGES) docker.io podman crun conmon skopeo busybox-static iproute2 jq python3-minimal e2fsprogs openssh-server openssh-client nginx-light
+TEST_PACKAGES  := $(DEMO_PACKAGES) docker.io podman crun conmon skopeo busybox-static iproute2 jq python3-minimal e2fsprogs strace minisign openssh-server openssh-client nginx-light
 
 comma := ,
 space := $(subst ,, )
@@ -35,6 +35,7 @@ test: build test-kernel
 
 test-kernel: packages-build
 	@.ci/packages $(TEST_PACKAGES)
+	@.ci/servers
 	REQUIRE_KERNEL=1 go test -tags "$(TAGS)" ./...
 
 # A stock Debian kernel with cgroup v2 only, under qemu.

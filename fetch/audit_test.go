@@ -25,9 +25,15 @@ func TestProbe(t *testing.T) {
 		deep bool
 		want error
 	}{
-		{good, 300_000, false, nil}, {good, 300_000, true, nil}, {good, -1, true, nil}, {good, 5, false, ErrVerification},
-		{liar, 300_000, false, nil}, {liar, 300_000, true, ErrVerification}, {long, 300_000, true, ErrVerification},
-		{empty, 300_000, false, ErrNotFound}, {empty, 300_000, true, ErrNotFound},
+		{good, 300_000, false, nil},
+		{good, 300_000, true, nil},
+		{good, -1, true, nil},
+		{good, 5, false, ErrVerification},
+		{liar, 300_000, false, nil},
+		{liar, 300_000, true, ErrVerification},
+		{long, 300_000, true, ErrVerification},
+		{empty, 300_000, false, ErrNotFound},
+		{empty, 300_000, true, ErrNotFound},
 	} {
 		if err := Probe(t.Context(), c.s, d, c.size, c.deep); !errors.Is(err, c.want) {
 			t.Errorf("Probe(%s, %d, %v) = %v; want %v", c.s, c.size, c.deep, err, c.want)

@@ -520,6 +520,9 @@ func (h *haul) downs() int {
 	return n
 }
 
+// ErrNoSource: what a [NoSourceError] is.
+var ErrNoSource = errors.New("no source gave it")
+
 // NoSourceError says why no source gave a blob: the last error of each.
 type NoSourceError struct {
 	Blob    digest.Digest
@@ -539,5 +542,17 @@ func (e *NoSourceError) Error() string {
 	return fmt.Sprintf("fetching %s: no source gave it:\n  %s", e.Blob, strings.Join(lines, "\n  "))
 }
 
-// Is lets ErrNotFound match where every source answered, and had nothing.
-func (e *NoSourceError) Is(target error) bool { return target == ErrNotFound && e.Missing }
+// Is lets ErrNoSource match, ErrNotFound where every source answered, and had
+// nothing, and ErrVerification where every one gave wrong bytes.
+func (e *NoSourceError) Is(target error) bool {
+	wrong := func(err error) bool { return errors.Is(err, ErrVerification) }
+	switch target {
+	case ErrNoSource:
+		return true
+	case ErrNotFound:
+		return e.Missing
+	case ErrVerification:
+		return len(e.why) > 0 && !slices.ContainsFunc(e.why, func(err error) bool { return !wrong(err) })
+	}
+	return false
+}
