@@ -17,6 +17,8 @@ import (
 //
 //	oci:DIR[:TAG]                  an OCI image layout
 //	docker-archive:FILE[:NAME]     what docker save wrote
+//	kit:NAME                       an artifact of the kit
+//	sha256:HEX                     an image's manifest, from the sources
 //	containerd://NAMESPACE/REF     the dead containerd's store; docker:// and podman:// likewise, without a namespace
 func (s Site) openImage(ctx context.Context, ref string) (*image.Image, func() error, error) {
 	transport, rest, ok := strings.Cut(ref, ":")
@@ -28,6 +30,10 @@ func (s Site) openImage(ctx context.Context, ref string) (*image.Image, func() e
 		dir, tag := splitTag(rest)
 		im, err := image.OpenLayout(dir, tag)
 		return closing(im, err)
+	case "kit":
+		return s.openSupplied(ctx, rest)
+	case "sha256":
+		return s.openSupplied(ctx, ref)
 	case "docker-archive":
 		file, name := splitTag(rest)
 		im, err := image.OpenArchive(file, name, s.Host.Data)
@@ -43,7 +49,7 @@ func (s Site) openImage(ctx context.Context, ref string) (*image.Image, func() e
 }
 
 func badImage(ref string) error {
-	return fmt.Errorf("%w: image %q: want oci:DIR[:TAG], docker-archive:FILE or containerd://NAMESPACE/REF", ErrUsage, ref)
+	return fmt.Errorf("%w: image %q: want oci:DIR[:TAG], docker-archive:FILE, kit:NAME, sha256:HEX or containerd://NAMESPACE/REF", ErrUsage, ref)
 }
 
 func closing(im *image.Image, err error) (*image.Image, func() error, error) {
@@ -115,9 +121,13 @@ func (s Site) unpack(ctx context.Context, im *image.Image) (*image.Unpacked, err
 	if name == "" {
 		name = "image"
 	}
-	u, err := store.Unpack(ctx, im, image.Options{Progress: func(p image.Progress) {
-		s.tell(fmt.Sprintf("unpacking %s, %d layers", name, p.Layers), p.Done, p.Total)
-	}})
+	o := image.Options{}
+	if _, own := im.Provider.(kitBlobs); !own { // which tells by itself, and more
+		o.Progress = func(p image.Progress) {
+			s.tell(fmt.Sprintf("unpacking %s, %d layers", name, p.Layers), p.Done, p.Total)
+		}
+	}
+	u, err := store.Unpack(ctx, im, o)
 	if err != nil {
 		return nil, fmt.Errorf("unpacking %s: %w", name, err)
 	}
@@ -139,7 +149,7 @@ func imageConfig(u *image.Unpacked) container.ImageConfig {
 // nameOf makes a container's name of an image reference, a directory or a
 // container's name in a store: its last part, without tag or digest.
 func nameOf(ref string) string {
-	for _, transport := range []string{"oci:", "docker-archive:"} {
+	for _, transport := range []string{"oci:", "docker-archive:", "kit:"} {
 		if rest, ok := strings.CutPrefix(ref, transport); ok {
 			ref, _ = splitTag(rest)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/blackstart-project/blackstart/container"
 	"github.com/blackstart-project/blackstart/fetch"
 	"github.com/blackstart-project/blackstart/recovery/kit"
 )
@@ -64,23 +65,36 @@ func (s Site) OpenKit(o KitOptions) (_ *Kit, err error) {
 		k.Document, err = kit.Parse(signed.Document, s.Version)
 		return k, err
 	}
+	if k.Checked, err = s.checkKit(signed, o); err != nil {
+		return nil, err
+	}
+	s.remember(k.Checked)
+	return k, nil
+}
+
+// checkKit decides whether a kit may be used.
+func (s Site) checkKit(signed kit.Signed, o KitOptions) (kit.Checked, error) {
 	trust, err := s.readTrust(o.Trust)
 	if err != nil {
-		return nil, err
+		return kit.Checked{}, err
 	}
-	seen := filepath.Join(s.Host.Data, "seen")
-	k.Checked, err = kit.Check(signed, kit.CheckOptions{
-		Trust: trust, Threshold: max(o.Threshold, 1), Seen: seen, Now: s.now(), Tool: s.Version,
+	c, err := kit.Check(signed, kit.CheckOptions{
+		Trust: trust, Threshold: max(o.Threshold, 1), Seen: s.seenDir(), Now: s.now(), Tool: s.Version,
 		AcceptStale: o.AcceptStale, AcceptRollback: o.AcceptRollback,
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		s.accepted(c)
 	}
-	s.accepted(k.Checked)
-	if err := kit.Remember(seen, k.Checked); err != nil {
+	return c, err
+}
+
+func (s Site) seenDir() string { return filepath.Join(s.Host.Data, "seen") }
+
+// remember keeps older kits of the name from being used later.
+func (s Site) remember(c kit.Checked) {
+	if err := kit.Remember(s.seenDir(), c); err != nil {
 		s.Log.Warn("an older kit of this name would not be noticed later", "error", err)
 	}
-	return k, nil
 }
 
 func (s Site) readTrust(file string) (kit.Trust, error) {
@@ -111,6 +125,33 @@ func (s Site) accepted(c kit.Checked) {
 			s.Log.Warn("this is not in the journal", "error", err)
 		}
 	}
+}
+
+// KitService is the recovery specification of a service of the kit. One that names
+// no image runs from the kit's image of the service.
+func (s Site) KitService(name string) (_ container.Spec, err error) {
+	k, err := s.OpenKit(s.From.Kit)
+	if err != nil {
+		return container.Spec{}, err
+	}
+	defer func() { err = errors.Join(err, k.Close()) }()
+	for _, svc := range k.Document.Services {
+		if svc.Name != name {
+			continue
+		}
+		spec, err := container.ParseSpec(svc.Spec)
+		if err != nil {
+			return spec, fmt.Errorf("reading service %s of the kit: %w", name, err)
+		}
+		if spec.Image == "" && spec.Rootfs == "" && svc.Image != "" {
+			spec.Image = "kit:" + svc.Image
+		}
+		if spec.Name == "" {
+			spec.Name = svc.Name
+		}
+		return spec, nil
+	}
+	return container.Spec{}, fmt.Errorf("service %.100q: %w in the kit", name, kit.ErrNotFound)
 }
 
 // BuildKit makes a kit of a kit.yaml. signedAt is when, or zero for now.
@@ -205,11 +246,12 @@ func fetchRef(b kit.Blob) fetch.Ref {
 
 // Verified is what VerifyKit found.
 type Verified struct {
-	Name    string        `json:"name"`
-	Epoch   uint64        `json:"epoch"`
-	Digest  digest.Digest `json:"digest"`
-	Signers []kit.Signer  `json:"signers"`
-	Frames  int           `json:"frames"`
+	Name     string        `json:"name"`
+	Epoch    uint64        `json:"epoch"`
+	Digest   digest.Digest `json:"digest"`   // of the document
+	Manifest digest.Digest `json:"manifest"` // by which a source that knows no names is asked for the kit
+	Signers  []kit.Signer  `json:"signers"`
+	Frames   int           `json:"frames"`
 }
 
 // VerifyKit opens a kit and reads every frame of it.
@@ -226,15 +268,12 @@ func (s Site) VerifyKit(ctx context.Context, o KitOptions) (_ Verified, err erro
 	if len(gaps) > 0 {
 		return Verified{}, fmt.Errorf("%w: %d frames are missing or damaged, the first of artifact %s", kit.ErrVerification, len(gaps), strings.Join(gaps[0].Artifacts, ", "))
 	}
-	frames := map[digest.Digest]bool{}
-	for _, a := range k.Document.Artifacts {
-		for _, b := range a.Blobs {
-			for _, c := range b.Chunks {
-				frames[c.Digest] = true
-			}
-		}
-	}
-	return Verified{k.Document.Name, k.Document.Epoch, k.Digest, k.Signers, len(frames)}, nil
+	return k.verified(o.Name)
+}
+
+func (k *Kit) verified(name string) (Verified, error) {
+	raw, _, err := k.Layout.Manifest(name)
+	return Verified{k.Document.Name, k.Document.Epoch, k.Digest, digest.FromBytes(raw), k.Signers, len(kit.Frames(k.Document.Artifacts...))}, err
 }
 
 // splitBlob cuts content into frames for a kit.

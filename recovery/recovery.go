@@ -1,5 +1,5 @@
 // Package recovery brings services back: it composes the parts that do the work
-// (container, container/image, container/salvage) into what an operator asks for.
+// (container, container/image, container/salvage, fetch) into what an operator asks for.
 //
 // A [Site] is the host in the state it is in. Its methods take plain options,
 // return plain results and report what happens meanwhile as [Event] values;
@@ -37,17 +37,21 @@ type Site struct {
 	Version string    // of this program, vMAJOR.MINOR.PATCH in a release
 	Built   time.Time // when this program was built; zero where nobody knows
 
+	From From // where the bytes that this host lacks come from
+
 	Tell func(Event) // progress of long work; may be nil
 }
 
 // Event is one step of progress. Total is 0 where the end is not known.
 type Event struct {
 	What        string
-	Done, Total int64 // bytes
+	Done, Total int64   // bytes
+	From        string  // where the last ones came from; "" where that says nothing
+	Rate        float64 // bytes per second lately; 0 where it is not known
 }
 
 func (s Site) tell(what string, done, total int64) {
 	if s.Tell != nil {
-		s.Tell(Event{what, done, total})
+		s.Tell(Event{What: what, Done: done, Total: total})
 	}
 }

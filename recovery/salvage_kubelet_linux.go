@@ -14,17 +14,16 @@ import (
 // complete takes from the image what a pod's manifest leaves to it and an
 // image's defaults would not bring by themselves: the program before its
 // arguments, and the user.
-func (v *Salvaged) complete(ctx context.Context, si salvage.Image) error {
+func (v *Salvaged) complete(ctx context.Context, im *image.Image) error {
 	wanted := strings.Split(v.Original.Annotations[salvage.FromImage], ",")
 	delete(v.Spec.Config.Annotations, salvage.FromImage)
 	program := slices.Contains(wanted, "entrypoint") && len(v.Spec.Args) > 0
 	if !program && !slices.Contains(wanted, "user") {
 		return nil
 	}
-	im := &image.Image{Name: si.Name, Target: si.Target, Provider: si.Provider}
 	_, c, err := im.Manifest(ctx)
 	if err != nil {
-		return fmt.Errorf("reading image %s: %w", si.Name, err)
+		return fmt.Errorf("reading image %s: %w", im.Name, err)
 	}
 	if program {
 		v.Spec.Args = slices.Concat(c.Config.Entrypoint, v.Spec.Args)

@@ -77,6 +77,7 @@ type SalvageOptions struct {
 	Net      string // host, none, or keep: what the orchestrator gave it; empty is host
 	Clean    bool   // leave out what the container wrote outside its volumes
 	NoVerify bool   // use the dead snapshots as they are
+	Image    string // in place of the dead one: a reference with its transport
 }
 
 // Salvaged is a dead container ready to be run again.
@@ -183,12 +184,21 @@ func (s Site) rootOf(ctx context.Context, dead *salvage.Host, store salvage.Stor
 		out.Spec.Layers = append(out.Spec.Layers, fs.Upper)
 		out.Notes = append(out.Notes, "what the container wrote outside its volumes is seen through a new writable layer: changes stay in the recovery container and do not go back")
 	}
+	if o.Image != "" {
+		return s.imageInstead(ctx, o.Image, out)
+	}
 	if !o.NoVerify {
 		im, err := dead.LookupImage(ctx, found.Namespace, found.Image)
+		if err == nil {
+			if name := s.kitHas(ctx, im); name != "" {
+				out.Notes = append(out.Notes, "the kit has this image: it is used, as "+name+", rather than the dead store's copy")
+				return s.imageInstead(ctx, "kit:"+name, out)
+			}
+		}
 		switch {
 		case err == nil && (im.Store == salvage.Containerd || fsErr != nil):
 			out.Spec.Image, out.Verified = imageRef(im), true
-			return out.complete(ctx, im)
+			return out.complete(ctx, &image.Image{Name: im.Name, Target: im.Target, Provider: im.Provider})
 		case fsErr != nil:
 			return fmt.Errorf("finding the root filesystem of %s: %w", found.Name, errors.Join(fsErr, err))
 		case err != nil:
@@ -297,6 +307,11 @@ func (s Site) Export(ctx context.Context, name, to string) (err error) {
 		return fmt.Errorf("finding image %s: %w", ref, err)
 	}
 	im := &image.Image{Name: si.Name, Target: si.Target, Provider: si.Provider}
+	return writeImage(ctx, im, to)
+}
+
+// writeImage writes an image to an OCI layout or a docker-archive.
+func writeImage(ctx context.Context, im *image.Image, to string) error {
 	transport, dst, _ := strings.Cut(to, ":")
 	switch {
 	case transport == "oci" && dst != "":

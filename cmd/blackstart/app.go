@@ -21,7 +21,7 @@ var version, built = "dev", ""
 func commands() []*cli.Command {
 	return []*cli.Command{
 		cmdRun(), cmdPs(), cmdLogs(), cmdExec(), cmdStop(), cmdRm(), cmdInspect(), cmdStats(), cmdHandoff(),
-		cmdSalvage(), cmdKit(), cmdDoctor(), cmdSupervise(),
+		cmdSalvage(), cmdKit(), cmdFetch(), cmdDoctor(), cmdSupervise(),
 	}
 }
 
@@ -105,8 +105,9 @@ func bareSite(c *cli.Context) (recovery.Site, error) {
 	return s, nil
 }
 
+// usage is an error of how the command was called.
 func usage(format string, a ...any) error {
-	return fmt.Errorf("%w: %s", recovery.ErrUsage, fmt.Sprintf(format, a...))
+	return fmt.Errorf("%w: %w", recovery.ErrUsage, fmt.Errorf(format, a...))
 }
 
 // one returns the only argument, which the command calls what.

@@ -24,8 +24,9 @@ the keys you trust into /var/lib/blackstart/trust:
    blackstart kit build -f kit.yaml -o kit
    blackstart kit sign kit --key ~/.ssh/id_ed25519
    blackstart kit verify kit --trust allowed_signers --threshold 2
+   blackstart kit audit; blackstart kit repair
    blackstart run --image kit:etcd --detach`,
-		Subcommands:     []*cli.Command{kitBuild(), kitSign(), kitVerify(), kitShow(), kitDiff()},
+		Subcommands:     []*cli.Command{kitBuild(), kitSign(), kitVerify(), kitShow(), kitDiff(), kitAudit(), kitRepair(), kitPush(), kitPull(), kitCollect()},
 		HideHelpCommand: true,
 	}
 }
@@ -78,6 +79,7 @@ func kitBuild() *cli.Command {
    policy: [policy/access]
    contacts:
      - {name: storage-oncall, uri: "sip:storage-oncall@10.0.0.9"}
+   include: [collected/kit.yaml]                         artifacts and services that kit collect gathered
 
 What the directory holds already is not captured again. Until the new kit is whole, the old
 one stays. The same input, --epoch and --signed-at give the same bytes.`,
@@ -181,16 +183,18 @@ age, and every frame against its digest. Exit status 5: signatures or digests ar
 			if err != nil {
 				return err
 			}
-			return result(c, v, func(w io.Writer) error {
-				by := make([]string, len(v.Signers))
-				for i, who := range v.Signers {
-					by[i] = printable(who.Name) + " (" + who.ID + ")"
-				}
-				_, err := fmt.Fprintf(w, "%s, epoch %d, %s\nsigned by %s\nwhole: %d frames\n", v.Name, v.Epoch, v.Digest, strings.Join(by, ", "), v.Frames)
-				return err
-			})
+			return result(c, v, func(w io.Writer) error { return writeVerified(w, v) })
 		},
 	}
+}
+
+func writeVerified(w io.Writer, v recovery.Verified) error {
+	by := make([]string, len(v.Signers))
+	for i, who := range v.Signers {
+		by[i] = printable(who.Name) + " (" + who.ID + ")"
+	}
+	_, err := fmt.Fprintf(w, "%s, epoch %d, %s\nmanifest %s\nsigned by %s\nwhole: %d frames\n", v.Name, v.Epoch, v.Digest, v.Manifest, strings.Join(by, ", "), v.Frames)
+	return err
 }
 
 func kitShow() *cli.Command {

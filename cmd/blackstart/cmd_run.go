@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -28,23 +30,30 @@ CMD is the whole command line; an image's entrypoint is not put before it.
    blackstart run --rootfs /srv/rootfs -t -- /bin/sh
    blackstart run --image oci:/media/usb/etcd:3.4 --name etcd --detach --mount /srv/etcd:/data \
        --health-check http://127.0.0.1:2379/health --restart on-failure -- etcd --data-dir /data
+   blackstart run --image kit:etcd --detach --source https://10.0.0.9:7443#pin=sha256:...
    blackstart salvage show etcd > etcd.yaml; $EDITOR etcd.yaml; blackstart run --spec etcd.yaml --detach`,
-		Flags: append(specFlags(),
+		Flags: slices.Concat(specFlags(), fromFlags(), []cli.Flag{
 			&cli.StringFlag{Name: "rootfs", Usage: "use this `DIR` as root filesystem, as it is"},
-			&cli.StringFlag{Name: "image", Usage: "`REF`: oci:DIR[:TAG], docker-archive:FILE or containerd://NAMESPACE/REF"},
-			&cli.StringFlag{Name: "spec", Usage: "start from `FILE`: an OCI config.json, or a recovery spec of salvage show"},
+			&cli.StringFlag{Name: "image", Usage: "`REF`: oci:DIR[:TAG], docker-archive:FILE, kit:NAME, sha256:HEX (from --source) or containerd://NAMESPACE/REF"},
+			&cli.StringFlag{Name: "spec", Usage: "start from `FILE`: an OCI config.json, a recovery spec of salvage show, or kit:NAME, a service of the kit"},
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background, supervised"},
-		),
+		}),
 		Action: func(c *cli.Context) error {
 			s, err := site(c)
 			if err != nil {
 				return err
 			}
+			if s, err = supplied(c, s); err != nil {
+				return err
+			}
 			var spec container.Spec
-			if file := c.String("spec"); file != "" {
-				if spec, err = container.ReadSpecFile(file); err != nil {
-					return err
-				}
+			if service, ok := strings.CutPrefix(c.String("spec"), "kit:"); ok {
+				spec, err = s.KitService(service)
+			} else if file := c.String("spec"); file != "" {
+				spec, err = container.ReadSpecFile(file)
+			}
+			if err != nil {
+				return err
 			}
 			if c.IsSet("image") {
 				spec.Image, spec.Rootfs, spec.Layers = c.String("image"), "", nil

@@ -91,11 +91,12 @@ func salvageList() *cli.Command {
 }
 
 func salvageFlags() []cli.Flag {
-	return []cli.Flag{
+	return append([]cli.Flag{
 		rootFlag(),
+		&cli.StringFlag{Name: "image", Usage: "run from `REF`, such as kit:NAME, rather than from the dead image"},
 		&cli.BoolFlag{Name: "clean", Usage: "leave out what the container wrote outside its volumes"},
 		&cli.BoolFlag{Name: "no-verify", Usage: "use the dead snapshots in place, without unpacking or verifying the image: fast, and blind to damage"},
-	}
+	}, fromFlags()...)
 }
 
 func salvaged(c *cli.Context) (recovery.Site, recovery.Salvaged, error) {
@@ -106,8 +107,11 @@ func salvaged(c *cli.Context) (recovery.Site, recovery.Salvaged, error) {
 	if !c.Args().Present() {
 		return s, recovery.Salvaged{}, usage("%s takes one container", c.Command.FullName())
 	}
+	if s, err = supplied(c, s); err != nil {
+		return s, recovery.Salvaged{}, err
+	}
 	v, err := s.Salvage(c.Context, c.Args().First(), recovery.SalvageOptions{
-		Name: c.String("name"), Net: c.String("net"), Clean: c.Bool("clean"), NoVerify: c.Bool("no-verify"),
+		Name: c.String("name"), Net: c.String("net"), Clean: c.Bool("clean"), NoVerify: c.Bool("no-verify"), Image: c.String("image"),
 	})
 	return s, v, err
 }

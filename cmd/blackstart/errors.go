@@ -63,7 +63,12 @@ func outcomes() []outcome {
 		{kit.ErrNewer, exitUsage, "get that version of blackstart onto this host"},
 		{kit.ErrInvalid, exitUsage, "mend what the message names; blackstart kit build --help shows the form"},
 		{kit.ErrNotFound, exitUsage, "blackstart kit show DIR prints what a kit holds"},
+		{recovery.ErrGaps, exitFailed, "blackstart kit repair gets what this host lacks; name more places with --source"},
+		{fetch.ErrPlace, exitUsage, "blackstart fetch get --help shows what a source looks like"},
+		{fetch.ErrPeer, exitVerification, "compare the key with the one that was read out to you: --pin, --ca, or #pin= behind the URL"},
+		{fetch.ErrName, exitUsage, "names are never looked up: give the address with --resolve NAME=IP"},
 		{fetch.ErrVerification, exitVerification, "every source gave wrong bytes: name another with --source"},
+		{fetch.ErrNoSource, exitFailed, "name another place with --source; blackstart kit audit says what is where"},
 		{fetch.ErrNotFound, exitFailed, "name a source that has it with --source"},
 		{unix.ENOSPC, exitFailed, "free space, or put the data elsewhere with --data DIR; nothing half-made stays"},
 	}

@@ -25,7 +25,8 @@ func init() {
 }
 
 func main() {
-	debug.SetGCPercent(400) // most commands end before a collection would pay
+	debug.SetGCPercent(400)        // most commands end before a collection would pay
+	debug.SetMemoryLimit(96 << 20) // for those where it does
 	log := slog.New(newHandler(os.Stderr))
 	quietLibraries()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)

@@ -20,7 +20,7 @@ import (
 )
 
 func outputFlag() cli.Flag {
-	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT` of the result: text or json"}
+	return &cli.StringFlag{Name: "output", Value: "text", Usage: "`FORMAT` of the result: text or json"}
 }
 
 // result prints v as JSON if asked for, else as text does.
@@ -168,8 +168,14 @@ func (p *progress) tell(e recovery.Event) {
 		line += " of " + size(uint64(e.Total))
 		if spent := now.Sub(p.began); e.Done > 0 && !done && spent > time.Second {
 			rate := float64(e.Done) / spent.Seconds()
+			if e.Rate > 0 {
+				rate = e.Rate
+			}
 			line += fmt.Sprintf(", %s/s, %s left", size(uint64(rate)), time.Duration(float64(e.Total-e.Done)/rate*float64(time.Second)).Round(time.Second))
 		}
+	}
+	if e.From != "" {
+		line += ", from " + printable(e.From)
 	}
 	if !p.tty {
 		fmt.Fprintf(p.f, "blackstart: %s\n", line)

@@ -62,6 +62,11 @@ func TestScript(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", filepath.Dir(binary)+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 			state, data := filepath.Join(env.WorkDir, "state"), filepath.Join(env.WorkDir, "data")
+			cache, err := os.UserCacheDir()
+			if err != nil {
+				return err
+			}
+			env.Setenv("SERVERS", filepath.Join(cache, "blackstart-servers"))
 			env.Setenv("BLACKSTART_STATE", state)
 			env.Setenv("BLACKSTART_DATA", data)
 			env.Defer(func() {

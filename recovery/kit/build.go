@@ -123,7 +123,7 @@ func (b *builder) build(ctx context.Context) (Built, error) {
 	if err := b.layout.prune(); err != nil {
 		return Built{}, fmt.Errorf("removing what the kit no longer needs: %w", err)
 	}
-	return Built{Document: doc, Digest: next.Digest(), Frames: len(frames(doc.Artifacts)), Written: b.written, Signed: len(next.Signatures)}, nil
+	return Built{Document: doc, Digest: next.Digest(), Frames: len(Frames(doc.Artifacts...)), Written: b.written, Signed: len(next.Signatures)}, nil
 }
 
 // old reads the kit that is there, if there is one, and takes stock of the blobs that are whole.

@@ -127,8 +127,8 @@ func (d *Document) Artifact(name string) (Artifact, bool) {
 	return Artifact{}, false
 }
 
-// frames are the different frames of artifacts, in the document's order.
-func frames(artifacts []Artifact) []Chunk {
+// Frames are the different frames of artifacts, in the order given.
+func Frames(artifacts ...Artifact) []Chunk {
 	seen := map[digest.Digest]bool{}
 	var all []Chunk
 	for _, a := range artifacts {

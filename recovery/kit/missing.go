@@ -22,7 +22,7 @@ type Gap struct {
 // Missing reads all frames of artifacts and returns exactly those that are absent or damaged, in the order of the
 // artifacts. An I/O error on a frame counts as damage.
 func (l *Layout) Missing(ctx context.Context, artifacts []Artifact) ([]Gap, error) {
-	all := frames(artifacts)
+	all := Frames(artifacts...)
 	bad := make([]*Gap, len(all))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
@@ -62,7 +62,7 @@ func nameGaps(gaps []Gap, artifacts []Artifact) {
 		at[g.Chunk] = i
 	}
 	for _, a := range artifacts {
-		for _, c := range frames([]Artifact{a}) {
+		for _, c := range Frames(a) {
 			if i, ok := at[c]; ok {
 				gaps[i].Artifacts = append(gaps[i].Artifacts, a.Name)
 			}

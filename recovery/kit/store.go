@@ -127,7 +127,7 @@ func (l *Layout) store(doc *Document, s Signed, replaces string) error {
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: descs[0], Layers: descs[1:],
 	}
-	for _, c := range frames(doc.Artifacts) {
+	for _, c := range Frames(doc.Artifacts...) {
 		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: MediaTypeFrame, Digest: c.Digest, Size: c.Size})
 	}
 	raw, err := json.Marshal(m)

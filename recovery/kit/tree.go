@@ -44,6 +44,7 @@ const maxYAML = 4 << 20
 //	contacts:
 //	  - {name: storage-oncall, uri: "sip:storage-oncall@10.0.0.9"}
 //	revoked: ["SHA256:…"]
+//	include: [collected/kit.yaml]
 type Tree struct {
 	Name         string           `yaml:"name"`
 	FreshFor     Duration         `yaml:"fresh_for"` // 720h or 30d; without it the kit is never stale
@@ -58,6 +59,9 @@ type Tree struct {
 	Runbooks     []string         `yaml:"runbooks"` // paths
 	Contacts     []Contact        `yaml:"contacts"`
 	Revoked      []string         `yaml:"revoked"`
+	// Include is the paths of other files of this kind, such as those that kit collect writes: what their artifacts
+	// and services are is taken as well.
+	Include []string `yaml:"include"`
 
 	// Dir is the directory that relative paths are taken from.
 	Dir string `yaml:"-"`
@@ -168,7 +172,47 @@ func ReadTree(path string) (Tree, error) {
 		return Tree{}, fmt.Errorf("%s: %w", path, err)
 	}
 	t.Dir = filepath.Dir(path)
+	for _, inc := range t.Include {
+		if err := t.include(inc); err != nil {
+			return Tree{}, fmt.Errorf("including %s: %w", inc, err)
+		}
+	}
+	t.Include = nil
 	return t, nil
+}
+
+// include adds another file's artifacts and services.
+func (t *Tree) include(path string) error {
+	b, _, err := readText(t.Dir, path)
+	if err != nil {
+		return err
+	}
+	other, err := ParseTree(b)
+	if err != nil {
+		return err
+	}
+	if len(other.Include) > 0 {
+		return fmt.Errorf("%w: an included file includes others", ErrInvalid)
+	}
+	dir := filepath.Dir(path)
+	from := func(p string) string {
+		if p == "" || filepath.IsAbs(p) {
+			return p
+		}
+		return filepath.Join(dir, p)
+	}
+	for _, a := range other.Artifacts {
+		a.File = from(a.File)
+		if transport, p, _ := strings.Cut(a.Image, ":"); transport == "oci" || transport == "docker-archive" {
+			a.Image = transport + ":" + from(p)
+		}
+		t.Artifacts = append(t.Artifacts, a)
+	}
+	for _, s := range other.Services {
+		s.Spec.path = from(s.Spec.path)
+		t.Services = append(t.Services, s)
+	}
+	return nil
 }
 
 // ParseTree reads a kit.yaml's bytes. Unknown fields, aliases and tags are errors. Errors: ErrInvalid, with the line.
