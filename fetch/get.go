@@ -61,6 +61,8 @@ func (g *Getter) Report() Report {
 			sr.State = "down"
 		case sr.Bytes > 0:
 			sr.State = "used"
+		case s.losses > 0:
+			sr.State = "slow"
 		case errors.Is(s.last, ErrNotFound):
 			sr.State = "missing"
 		default:
@@ -82,6 +84,16 @@ func (g *Getter) Report() Report {
 //
 // Errors: *NoSourceError with the last error of each source; ErrVerification.
 func (g *Getter) Open(ctx context.Context, ref Ref) (io.ReadCloser, error) {
+	return g.open(ctx, ref, true)
+}
+
+// OpenFrames is Open for those who check the content as a whole themselves: of a
+// blob that is cut, only each frame is checked.
+func (g *Getter) OpenFrames(ctx context.Context, ref Ref) (io.ReadCloser, error) {
+	return g.open(ctx, ref, false)
+}
+
+func (g *Getter) open(ctx context.Context, ref Ref, check bool) (io.ReadCloser, error) {
 	if err := ref.check(); err != nil {
 		return nil, err
 	}
@@ -98,8 +110,8 @@ func (g *Getter) Open(ctx context.Context, ref Ref) (io.ReadCloser, error) {
 		return g.openWhole(ctx, ref)
 	}
 	h := g.haul(ref.Chunks)
-	h.start(ctx, g.here, func(p piece) ([]byte, error) { return g.store.Read(p.blob) })
-	return newFrames(ctx, h, ref, unlock)
+	h.start(ctx, g.here, g.read(h))
+	return newFrames(ctx, h, ref, check, unlock)
 }
 
 // Fill gets frames into the store, whatever they are part of, in no particular
@@ -112,10 +124,17 @@ func (g *Getter) Fill(ctx context.Context, frames []Chunk) error {
 	}
 	h := g.haul(frames)
 	h.any = true
-	h.start(ctx, g.here, func(p piece) ([]byte, error) { return g.store.Read(p.blob) })
+	h.start(ctx, g.here, g.read(h))
 	err := h.all(ctx)
 	h.stop()
 	return err
+}
+
+func (g *Getter) read(h *haul) func(piece) ([]byte, error) {
+	return func(p piece) ([]byte, error) {
+		b := h.buffer(p.n)
+		return b, g.store.read(p.blob, b)
+	}
 }
 
 func (g *Getter) here(p piece) bool { return g.store.Has(p.blob, p.n) }

@@ -98,6 +98,28 @@ type haul struct {
 
 	wg     sync.WaitGroup
 	cancel context.CancelFunc
+	spare  sync.Pool // buffers of pieces that were used
+}
+
+// large is the size from which a buffer is worth being kept, in bytes.
+const large = ChunkLength / 2
+
+// buffer is n bytes for a piece.
+func (h *haul) buffer(n int64) []byte {
+	if n < large {
+		return make([]byte, n)
+	}
+	if b, ok := h.spare.Get().(*[]byte); ok && int64(cap(*b)) >= n {
+		return (*b)[:n]
+	}
+	return make([]byte, n, max(n, ChunkLength+ChunkLength/64)) // what a frame that does not compress has
+}
+
+// recycle takes back a buffer that nobody looks at any more.
+func (h *haul) recycle(b []byte) {
+	if cap(b) >= large {
+		h.spare.Put(&b)
+	}
 }
 
 // start sets the sources to work. stop must be called. read gives a piece that
@@ -267,7 +289,7 @@ func (h *haul) get(ctx context.Context, s *health, p piece) (_ []byte, err error
 	if err != nil {
 		return nil, cause(ctx, err)
 	}
-	b := make([]byte, p.n)
+	b := h.buffer(p.n)
 	n, err := readWatched(body, b, watch)
 	if cerr := body.Close(); err == nil {
 		err = cerr
@@ -395,7 +417,9 @@ func (h *haul) land(i int, f *flight, b []byte, err, ended error) {
 // arrive takes in a piece. p.mu is held.
 func (h *haul) arrive(i int, b []byte) {
 	h.slots[i].done = true
-	if !h.any {
+	if h.any {
+		h.recycle(b)
+	} else {
 		h.slots[i].content = b
 	}
 	h.leave(i)

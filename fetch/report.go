@@ -15,7 +15,7 @@ type SourceReport struct {
 	Bytes  int64  `json:"bytes"`  // that were right and used
 	Pieces int    `json:"pieces"` // likewise
 	Wasted int64  `json:"wasted"` // bytes that were wrong, or came too late
-	// State is "used", "unused", "down" (it failed too often in a row), "missing" (it
+	// State is "used", "unused", "slow" (others came first), "down" (it failed too often in a row), "missing" (it
 	// does not have what was asked for), "dropped" (it gave wrong bytes, or is another
 	// server than was meant).
 	State string `json:"state"`

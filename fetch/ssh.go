@@ -38,7 +38,8 @@ type sshSource struct {
 	wg       sync.WaitGroup
 
 	mu     sync.Mutex
-	client *ssh.Client // nil where there is no connection
+	client *ssh.Client           // nil where there is no connection
+	bodies map[*sshBody]struct{} // that are being read
 	closed bool
 }
 
@@ -64,7 +65,7 @@ func newSSH(u *url.URL, p Place, n Net) (Source, error) {
 	l.address = net.JoinHostPort(u.Hostname(), port)
 	return &sshSource{
 		login: l, text: u.String(), dir: u.Path,
-		sessions: make(chan struct{}, sshSessions), turn: make(chan struct{}, 1),
+		sessions: make(chan struct{}, sshSessions), turn: make(chan struct{}, 1), bodies: map[*sshBody]struct{}{},
 	}, nil
 }
 
@@ -76,6 +77,9 @@ func (s *sshSource) Close() error {
 	s.closed = true
 	c := s.client
 	s.client = nil
+	for b := range s.bodies {
+		b.cancel() // nobody may be reading it
+	}
 	s.mu.Unlock()
 	if c != nil {
 		_ = c.Close() // it may have died already
@@ -153,9 +157,25 @@ func (s *sshSource) run(ctx context.Context, blob digest.Digest, then string) (_
 	stop := context.AfterFunc(ctx, func() { _ = pw.CloseWithError(ctx.Err()) })
 	s.wg.Go(func() {
 		defer func() { <-s.sessions }()
-		_ = pw.CloseWithError(session(ctx, c, script(s.dir, blob, then), pw)) // it never fails
+		text := script(s.dir, blob, then)
+		err := session(ctx, c, text, pw)
+		if errors.Is(err, errNoSession) && ctx.Err() == nil {
+			// The connection had died, and nobody had noticed.
+			s.drop(c)
+			if c, err = s.connect(ctx); err == nil {
+				err = session(ctx, c, text, pw)
+			}
+		}
+		_ = pw.CloseWithError(err) // it never fails
 	})
-	b := &sshBody{r: bufio.NewReader(pr), pipe: pr, cancel: func() { stop(); cancel() }}
+	b := &sshBody{r: bufio.NewReader(pr), pipe: pr, cancel: cancel}
+	b.done = func() { stop(); cancel(); s.forget(b) }
+	s.mu.Lock()
+	s.bodies[b] = struct{}{}
+	if s.closed {
+		cancel()
+	}
+	s.mu.Unlock()
 	size, err = b.size()
 	if err != nil {
 		return nil, 0, errors.Join(err, b.Close())
@@ -163,12 +183,30 @@ func (s *sshSource) run(ctx context.Context, blob digest.Digest, then string) (_
 	return b, size, nil
 }
 
+func (s *sshSource) forget(b *sshBody) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.bodies, b)
+}
+
+// drop forgets a connection.
+func (s *sshSource) drop(c *ssh.Client) {
+	s.mu.Lock()
+	if s.client == c {
+		s.client = nil
+	}
+	s.mu.Unlock()
+	_ = c.Close() // it has died
+}
+
+var errNoSession = errors.New("starting a session")
+
 // session runs a script until it ends or ctx does. It returns ErrNotFound where
-// the script says so.
+// the script says so, and errNoSession where it never began.
 func session(ctx context.Context, c *ssh.Client, text string, out io.Writer) error {
 	ses, err := c.NewSession()
 	if err != nil {
-		return fmt.Errorf("starting a session: %w", err)
+		return fmt.Errorf("%w: %w", errNoSession, err)
 	}
 	defer context.AfterFunc(ctx, func() { _ = ses.Close() })() // it may be over
 	var said complaint
@@ -203,7 +241,8 @@ func (c *complaint) line() string {
 type sshBody struct {
 	r          *bufio.Reader
 	pipe       *io.PipeReader
-	cancel     func()
+	cancel     func() // ends the session; Read gives the error
+	done       func()
 	lead, left int64
 }
 
@@ -248,6 +287,6 @@ func (b *sshBody) Read(p []byte) (int, error) {
 
 // Close ends the session, also in the middle.
 func (b *sshBody) Close() error {
-	b.cancel()
+	b.done()
 	return b.pipe.Close()
 }

@@ -75,21 +75,20 @@ func (s *Store) Has(d digest.Digest, size int64) bool {
 	return err == nil && fi.Mode().IsRegular() && (size < 0 || fi.Size() == size)
 }
 
-// Read reads and checks a small blob. A damaged one is removed.
-func (s *Store) Read(d digest.Digest) (_ []byte, err error) {
+// read fills b with a blob of that size and checks it. A damaged one is removed.
+func (s *Store) read(d digest.Digest, b []byte) (err error) {
 	f, err := s.Open(d)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	b, err := io.ReadAll(io.LimitReader(f, MaxFrame+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", d, err)
+	if _, err := io.ReadFull(f, b); err != nil {
+		return fmt.Errorf("reading %s: %w", d, err)
 	}
-	if len(b) > MaxFrame || digest.FromBytes(b) != d {
-		return nil, errors.Join(fmt.Errorf("reading %s: %w", d, ErrVerification), os.Remove(f.Name()))
+	if digest.FromBytes(b) != d {
+		return errors.Join(fmt.Errorf("reading %s: %w", d, ErrVerification), os.Remove(f.Name()))
 	}
-	return b, nil
+	return nil
 }
 
 // Put keeps bytes that are known to have this digest.

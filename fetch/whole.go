@@ -239,6 +239,7 @@ func (g *Getter) ranges(ctx context.Context, ref Ref, size int64, f *os.File, us
 		if _, err := f.Write(b); err != nil {
 			return nil, errKeep{fmt.Errorf("keeping %s: %w", ref.Digest, err)}
 		}
+		h.recycle(b)
 	}
 	if digest.NewDigest(digest.SHA256, sum) == ref.Digest {
 		return nil, nil

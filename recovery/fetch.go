@@ -71,7 +71,7 @@ func (u *supply) fetchFile(ctx context.Context, what string, f *Fetched, out io.
 	if len(ref.Chunks) > 0 {
 		u.getter.Expect(weight(ref.Chunks))
 	}
-	body, err := u.blob(ctx, ref)
+	body, err := u.blob(ctx, ref, u.getter.Open)
 	if err != nil {
 		return err
 	}

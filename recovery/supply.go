@@ -176,14 +176,15 @@ func (u *supply) Close() error {
 	return errors.Join(errs...)
 }
 
-// blob reads the content of a blob from its beginning to its end.
-func (u *supply) blob(ctx context.Context, r fetch.Ref) (io.ReadCloser, error) {
+// blob reads the content of a blob from its beginning to its end, by
+// [fetch.Getter.Open] or [fetch.Getter.OpenFrames].
+func (u *supply) blob(ctx context.Context, r fetch.Ref, open func(context.Context, fetch.Ref) (io.ReadCloser, error)) (io.ReadCloser, error) {
 	select {
 	case u.open <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	body, err := u.getter.Open(ctx, r)
+	body, err := open(ctx, r)
 	if err != nil {
 		<-u.open
 		return nil, err
@@ -227,7 +228,7 @@ func (u *supply) kitImage(a kit.Artifact) *image.Image {
 // looseImage is an image that no kit has: its manifest is got now, the rest when it
 // is read. A tag that moved, or a registry that lies, does not matter.
 func (u *supply) looseImage(ctx context.Context, d digest.Digest) (*image.Image, error) {
-	body, err := u.blob(ctx, fetch.Ref{Digest: d, Size: -1})
+	body, err := u.blob(ctx, fetch.Ref{Digest: d, Size: -1}, u.getter.Open)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +272,7 @@ func (k kitBlobs) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (conten
 		}
 		r = fetchRef(b)
 	}
-	body, err := k.supply.blob(ctx, r)
+	body, err := k.supply.blob(ctx, r, k.supply.getter.OpenFrames)
 	if err != nil {
 		return nil, err
 	}

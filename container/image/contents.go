@@ -54,7 +54,7 @@ func (im *Image) openLayer(ctx context.Context, desc ocispec.Descriptor) (io.Rea
 	if err != nil {
 		return nil, err
 	}
-	plain, err := decompress(io.NewSectionReader(ra, 0, desc.Size))
+	plain, _, err := decompress(io.NewSectionReader(ra, 0, desc.Size))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("decompressing layer %s: %w", desc.Digest, err), ra.Close())
 	}

@@ -40,27 +40,32 @@ func sniff(head []byte) compression {
 	return plainTar
 }
 
-// decompress reads what its first bytes say it is. No program of the host is ever started for it.
-func decompress(r io.Reader) (io.ReadCloser, error) {
+// decompress reads what its first bytes say it is, and says that too. No program of the host is ever started for it.
+func decompress(r io.Reader) (io.ReadCloser, compression, error) {
 	buf := bufio.NewReaderSize(r, 64<<10)
 	head, err := buf.Peek(6)
 	if err != nil && err != io.EOF {
-		return nil, err
+		return nil, plainTar, err
 	}
-	switch sniff(head) {
+	kind := sniff(head)
+	switch kind {
 	case gzipTar:
-		return gzip.NewReader(buf)
+		z, err := gzip.NewReader(buf)
+		if err != nil {
+			return nil, kind, fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		return z, kind, nil
 	case zstdTar:
 		z, err := zstd.NewReader(buf, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(2))
 		if err != nil {
-			return nil, err
+			return nil, kind, err
 		}
-		return z.IOReadCloser(), nil
+		return z.IOReadCloser(), kind, nil
 	case bzip2Tar:
-		return io.NopCloser(bzip2.NewReader(buf)), nil
+		return io.NopCloser(bzip2.NewReader(buf)), kind, nil
 	case xzTar:
-		return nil, fmt.Errorf("%w: xz, decompress it first with `xz -d`", ErrUnsupported)
+		return nil, kind, fmt.Errorf("%w: xz, decompress it first with `xz -d`", ErrUnsupported)
 	default:
-		return io.NopCloser(buf), nil
+		return io.NopCloser(buf), kind, nil
 	}
 }

@@ -231,7 +231,7 @@ func (l layer) extract(ctx context.Context, dir string) ([]string, error) {
 	raw := readAhead(io.TeeReader(source, blobHash))
 	defer raw.Close()
 
-	implied, err := l.untar(ctx, dir, raw, diffHash)
+	implied, asIs, err := l.untar(ctx, dir, raw, diffHash)
 	if errors.Is(err, ErrLimit) || errors.Is(err, unix.ENOSPC) || ctx.Err() != nil {
 		return nil, err
 	}
@@ -246,30 +246,35 @@ func (l layer) extract(ctx context.Context, dir string) ([]string, error) {
 		return nil, fmt.Errorf("%w: the bytes of the blob do not have its digest", ErrVerification)
 	case err != nil:
 		return nil, err
-	case !diffHash.Verified():
+	case !asIs && !diffHash.Verified():
 		return nil, fmt.Errorf("%w: the uncompressed layer does not have the diffID %s", ErrVerification, l.diffID)
 	}
 	return implied, nil
 }
 
-// untar decompresses raw to its end, extracts it and hashes it.
-func (l layer) untar(ctx context.Context, dir string, raw io.Reader, hash io.Writer) ([]string, error) {
-	plain, err := decompress(raw)
+// untar decompresses raw to its end, extracts it and hashes it; not where the blob is the tar as it is, and hashed as
+// that.
+func (l layer) untar(ctx context.Context, dir string, raw io.Reader, hash io.Writer) (implied []string, asIs bool, err error) {
+	plain, kind, err := decompress(raw)
 	if err != nil {
-		return nil, fmt.Errorf("decompressing: %w", err)
+		return nil, false, fmt.Errorf("decompressing: %w", err)
 	}
 	defer plain.Close()
-	stream := readAhead(io.TeeReader(l.budget.reader(plain), hash))
-	defer stream.Close() // before plain: its goroutine reads from that
-	implied, err := apply(ctx, dir, stream, l.n == 0, l.budget)
-	if err != nil {
-		return nil, fmt.Errorf("extracting: %w", err)
+	stream := l.budget.reader(plain)
+	asIs = kind == plainTar && l.desc.Digest == l.diffID
+	if !asIs {
+		ahead := readAhead(io.TeeReader(stream, hash))
+		defer ahead.Close() // before plain: its goroutine reads from that
+		stream = ahead
+	}
+	if implied, err = apply(ctx, dir, stream, l.n == 0, l.budget); err != nil {
+		return nil, asIs, fmt.Errorf("extracting: %w", err)
 	}
 	// A tar ends with padding that is part of the diffID.
 	if _, err := io.Copy(io.Discard, stream); err != nil {
-		return nil, fmt.Errorf("reading the end of the tar: %w", err)
+		return nil, asIs, fmt.Errorf("reading the end of the tar: %w", err)
 	}
-	return implied, nil
+	return implied, asIs, nil
 }
 
 // report counts what has been read of each layer.
