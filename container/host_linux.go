@@ -78,6 +78,10 @@ func (h Host) Reserve(s Spec, detached bool) (*Container, error) {
 	if err := os.MkdirAll(h.State, 0o711); err != nil {
 		return nil, errors.Join(fmt.Errorf("making state directory: %w", writable(err)), os.Remove(h.dir(s.Name)))
 	}
+	if err := unix.Access(h.State, unix.W_OK); err != nil {
+		err = writable(&os.PathError{Op: "access", Path: h.State, Err: err})
+		return nil, errors.Join(fmt.Errorf("looking at state directory: %w", err), os.Remove(h.dir(s.Name)))
+	}
 	if exists(filepath.Join(h.State, s.Name)) {
 		return nil, errors.Join(fmt.Errorf("%w: %s, by another program, in %s", ErrExists, s.Name, h.State), os.Remove(h.dir(s.Name)))
 	}
@@ -105,7 +109,16 @@ func (h Host) Load(name string) (*Container, error) {
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, name)
 	}
-	return c, err
+	return c, unprivileged(err)
+}
+
+// unprivileged turns what was refused to somebody who is not root into the error
+// that says so.
+func unprivileged(err error) error {
+	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
+		return fmt.Errorf("%w: %w", ErrPrivilege, err)
+	}
+	return err
 }
 
 // List returns all containers by name, and what could not be read.
@@ -118,7 +131,9 @@ func (h Host) List() ([]*Container, []error) {
 	var bad []error
 	for _, n := range names {
 		c, err := h.Load(n)
-		if err != nil {
+		if errors.Is(err, ErrNotFound) {
+			continue // removed since the names were read, or being made
+		} else if err != nil {
 			bad = append(bad, err)
 			continue
 		}
@@ -130,7 +145,7 @@ func (h Host) List() ([]*Container, []error) {
 func (h Host) names() ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(h.Data, "containers"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("listing containers: %w", err)
+		return nil, fmt.Errorf("listing containers: %w", unprivileged(err))
 	}
 	var names []string
 	for _, e := range entries {
@@ -179,7 +194,8 @@ func (h Host) exclusive() (func(), error) {
 // errLocked says that another live process is in charge.
 var errLocked = errors.New("another process is in charge")
 
-// tryLock takes the lock file at path, or returns errLocked. The lock goes with
+// tryLock takes the lock file at path, or returns errLocked, or os.ErrNotExist
+// where it has gone. The lock goes with
 // the last descriptor: the kernel releases it when its holder is killed. flag is
 // O_CREATE where the file may be missing.
 func tryLock(path string, flag int) (*os.File, error) {
@@ -192,6 +208,19 @@ func tryLock(path string, flag int) (*os.File, error) {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, errLocked
 		}
+		return nil, fmt.Errorf("locking %s: %w", path, err)
+	}
+	// Whoever held it may have removed the container meanwhile, and its name may
+	// be another's by now.
+	held, err := f.Stat()
+	if err == nil {
+		var there os.FileInfo
+		if there, err = os.Stat(path); err == nil && !os.SameFile(held, there) {
+			err = os.ErrNotExist
+		}
+	}
+	if err != nil {
+		f.Close()
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
 	return f, nil
@@ -245,8 +274,12 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // Mounted says whether something is mounted on path itself.
+//
+// /proc/self is the process's first thread. To start a container, libcontainer
+// has some thread join the container's mount namespace and end there; the first
+// one cannot end and stays in it. No goroutine runs on such a thread any more.
 func Mounted(path string) bool {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	b, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		return false
 	}

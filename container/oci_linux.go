@@ -89,6 +89,10 @@ func (s Spec) base() (*specs.Spec, error) {
 	if c.Version == "" {
 		c.Version = specs.Version
 	}
+	// Without one of its own, what is mounted for it would stay on this host.
+	if !slices.ContainsFunc(c.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace }) {
+		c.Linux.Namespaces = append(c.Linux.Namespaces, specs.LinuxNamespace{Type: specs.MountNamespace})
+	}
 	return c, nil
 }
 

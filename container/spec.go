@@ -178,11 +178,15 @@ func ParseSpec(b []byte) (_ Spec, err error) {
 			err = fmt.Errorf("%w: malformed YAML: %v", ErrBadSpec, r)
 		}
 	}()
-	if json.Valid(b) {
+	if runtimeConfig(b) {
 		var c OCI
-		if err := json.Unmarshal(b, &c); err == nil && c.Version != "" {
-			return Spec{Config: &c}, nil
+		if err := json.Unmarshal(b, &c); err != nil {
+			return Spec{}, fmt.Errorf("%w: reading it as an OCI config.json: %w", ErrBadSpec, err)
 		}
+		if c.Version == "" {
+			return Spec{}, fmt.Errorf("%w: an OCI config.json without ociVersion", ErrBadSpec)
+		}
+		return Spec{Config: &c}, nil
 	}
 	if err := plainYAML(string(b)); err != nil {
 		return Spec{}, err
@@ -192,6 +196,21 @@ func ParseSpec(b []byte) (_ Spec, err error) {
 		return Spec{}, fmt.Errorf("%w: %w", ErrBadSpec, err)
 	}
 	return s, nil
+}
+
+// runtimeConfig says whether b is an OCI config.json, whole or with a mistake in
+// it: no recovery spec has one of these fields.
+func runtimeConfig(b []byte) bool {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(b, &fields) != nil {
+		return false
+	}
+	for _, own := range []string{"ociVersion", "process", "root", "linux"} {
+		if _, ok := fields[own]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // plainYAML refuses what a small document can blow up with: aliases, and nesting
@@ -224,7 +243,9 @@ func plainYAML(doc string) error {
 // file's directory, as the runtime specification says of a bundle.
 func ReadSpecFile(path string) (Spec, error) {
 	f, err := os.Open(path)
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
+		return Spec{}, fmt.Errorf("%w: %w", ErrBadSpec, err)
+	} else if err != nil {
 		return Spec{}, fmt.Errorf("reading specification: %w", err)
 	}
 	defer f.Close()

@@ -90,7 +90,7 @@ func (c *Container) start(io stdio) (_ *process, err error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("making container %s: %w", c.name, err)
+		return nil, fmt.Errorf("making container %s: %w", c.name, writable(err))
 	}
 	defer func() {
 		if err != nil {
@@ -229,20 +229,20 @@ func (c *Container) Discard() error {
 	return errors.Join(errs...)
 }
 
-// forget removes the container's directory. It gets another name first, so that
-// nobody opens its lock while it goes.
+// forget removes the container's directory. It gets another name first, in one
+// step and one that nobody has: nobody opens its lock while it goes, and a Sweep
+// that removes what has such a name never sees it half renamed.
 func (c *Container) forget() error {
-	dir, err := os.MkdirTemp(filepath.Dir(c.host.dir(c.name)), ".gone.*")
-	if err != nil {
-		return fmt.Errorf("removing container directory: %w", err)
-	}
-	if err := os.Rename(c.host.dir(c.name), filepath.Join(dir, c.name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("removing container directory: %w", err)
+	dir := filepath.Join(filepath.Dir(c.host.dir(c.name)), fmt.Sprintf(".gone.%s.%d", c.name, time.Now().UnixNano()))
+	if err := os.Rename(c.host.dir(c.name), dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("removing container directory: %w", writable(err))
 	}
 	// A mount namespace that is being torn down may hold the overlay a moment
 	// longer and keep its directories busy.
 	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if err = os.RemoveAll(dir); err == nil || time.Now().After(deadline) {
+		if err := os.RemoveAll(dir); err == nil || time.Now().After(deadline) {
 			return err
 		}
 	}

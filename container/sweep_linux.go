@@ -38,7 +38,7 @@ func (h Host) Sweep(ctx context.Context) ([]string, error) {
 	for _, name := range names {
 		c := &Container{host: h, name: name}
 		if c.lock, err = tryLock(c.path("lock"), os.O_CREATE); err != nil {
-			if !errors.Is(err, errLocked) {
+			if !errors.Is(err, errLocked) && !errors.Is(err, os.ErrNotExist) { // gone since the names were read
 				errs = append(errs, fmt.Errorf("looking after %s: %w", name, err))
 			}
 			continue

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/blackstart-project/blackstart/container"
@@ -130,6 +131,9 @@ func (s Site) unpack(ctx context.Context, im *image.Image) (*image.Unpacked, err
 	u, err := store.Unpack(ctx, im, o)
 	if err != nil {
 		return nil, fmt.Errorf("unpacking %s: %w", name, err)
+	}
+	if arch := u.Config.Architecture; arch != "" && arch != runtime.GOARCH {
+		s.Log.Warn(fmt.Sprintf("the image is for %s, this host is %s: its programs may not start", arch, runtime.GOARCH))
 	}
 	return u, nil
 }

@@ -77,7 +77,11 @@ func (s Site) Run(ctx context.Context, o RunOptions) (_ Result, err error) {
 		if spec.Rootfs, err = filepath.Abs(spec.Rootfs); err != nil {
 			return Result{}, err
 		}
-		if fi, err := os.Stat(spec.Rootfs); err != nil || !fi.IsDir() {
+		fi, err := os.Stat(spec.Rootfs)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return Result{}, fmt.Errorf("looking at rootfs: %w", err)
+		}
+		if err != nil || !fi.IsDir() {
 			return Result{}, fmt.Errorf("%w: rootfs %s is not a directory", container.ErrBadSpec, spec.Rootfs)
 		}
 	}

@@ -21,12 +21,18 @@ import (
 // stores opens what dead orchestrators left below the site's root; kind "" is
 // every kind.
 func (s Site) stores(kind salvage.Kind) (*salvage.Host, error) {
+	h, problems, err := s.find(kind)
+	for _, p := range problems {
+		s.Log.Warn("passed over", "store", p.Store, "what", p.What, "error", p.Err)
+	}
+	return h, err
+}
+
+// find is stores, and says what was passed over.
+func (s Site) find(kind salvage.Kind) (*salvage.Host, []salvage.Problem, error) {
 	found, problems := salvage.Find(s.Root)
 	if len(found) == 0 && s.Root != "/" {
 		found, problems = salvage.OpenPath(s.Root)
-	}
-	for _, p := range problems {
-		s.Log.Warn("passed over", "store", p.Store, "what", p.What, "error", p.Err)
 	}
 	h := &salvage.Host{}
 	for _, st := range found {
@@ -37,9 +43,9 @@ func (s Site) stores(kind salvage.Kind) (*salvage.Host, error) {
 		}
 	}
 	if len(h.Stores) == 0 {
-		return nil, fmt.Errorf("%w: no store of containerd, Docker, Podman, CRI-O or a kubelet below %s", salvage.ErrNotFound, s.Root)
+		return nil, problems, fmt.Errorf("%w: no store of containerd, Docker, Podman, CRI-O or a kubelet below %s", salvage.ErrNotFound, s.Root)
 	}
-	return h, nil
+	return h, problems, nil
 }
 
 // Salvageable is what the dead stores hold.
@@ -50,13 +56,16 @@ type Salvageable struct {
 }
 
 // SalvageList lists every store. A store or record that cannot be read is in
-// Problems.
+// Problems; where there is nothing else, the error is ErrIncomplete.
 func (s Site) SalvageList(ctx context.Context) (Salvageable, error) {
-	dead, err := s.stores("")
-	if err != nil {
-		return Salvageable{}, err
-	}
 	all := Salvageable{Containers: []salvage.Container{}, Images: []salvage.Image{}, Problems: []string{}}
+	dead, problems, err := s.find("")
+	for _, p := range problems {
+		all.Problems = append(all.Problems, p.String())
+	}
+	if err != nil {
+		return all, err
+	}
 	for _, st := range dead.Stores {
 		l, err := st.List(ctx)
 		if err != nil {
@@ -68,7 +77,11 @@ func (s Site) SalvageList(ctx context.Context) (Salvageable, error) {
 		all.Containers = append(all.Containers, l.Containers...)
 		all.Images = append(all.Images, l.Images...)
 	}
-	return all, dead.Close()
+	err = dead.Close()
+	if len(all.Containers)+len(all.Images) == 0 && len(all.Problems) > 0 {
+		err = errors.Join(fmt.Errorf("listing stores: %w: nothing in them can be read", salvage.ErrIncomplete), err)
+	}
+	return all, err
 }
 
 // SalvageOptions say how a dead container is to be brought back.
@@ -207,8 +220,8 @@ func (s Site) rootOf(ctx context.Context, dead *salvage.Host, store salvage.Stor
 		if v, ok := store.(salvage.Verifier); ok {
 			if err := v.VerifyRootfs(ctx, found, func(done, total int64) { s.tell("verifying the dead image in place", done, total) }); err == nil {
 				out.Verified = true
-			} else if ctx.Err() != nil {
-				return err
+			} else if ctx.Err() != nil || errors.Is(err, salvage.ErrVerification) {
+				return fmt.Errorf("verifying the dead image of %s: %w", found.Name, err)
 			} else {
 				out.Notes = append(out.Notes, "the dead image is damaged or cannot be verified: "+err.Error())
 			}

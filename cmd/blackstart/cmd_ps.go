@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -22,6 +23,9 @@ func cmdPs() *cli.Command {
 				return err
 			}
 			all, bad := s.Host.List()
+			if len(all) == 0 && len(bad) > 0 {
+				return errors.Join(bad...)
+			}
 			for _, err := range bad {
 				s.Log.Warn("cannot be read", "error", err)
 			}

@@ -36,10 +36,11 @@ CMD is the whole command line; an image's entrypoint is not put before it.
 			&cli.StringFlag{Name: "rootfs", Usage: "use this `DIR` as root filesystem, as it is"},
 			&cli.StringFlag{Name: "image", Usage: "`REF`: oci:DIR[:TAG], docker-archive:FILE, kit:NAME, sha256:HEX (from --source) or containerd://NAMESPACE/REF"},
 			&cli.StringFlag{Name: "spec", Usage: "start from `FILE`: an OCI config.json, a recovery spec of salvage show, or kit:NAME, a service of the kit"},
+			&cli.StringFlag{Name: "root", Value: "/", Usage: "`DIR` of the dead host's disk or store, for images like containerd://NAMESPACE/REF"},
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background, supervised"},
 		}),
 		Action: func(c *cli.Context) error {
-			s, err := site(c)
+			s, err := salvageSite(c)
 			if err != nil {
 				return err
 			}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -26,7 +28,9 @@ func rootFlag() cli.Flag {
 
 func salvageSite(c *cli.Context) (recovery.Site, error) {
 	s, err := site(c)
-	s.Root = c.String("root")
+	if err == nil {
+		s.Root, err = filepath.Abs(c.String("root"))
+	}
 	return s, err
 }
 
@@ -40,10 +44,10 @@ func salvageList() *cli.Command {
 				return err
 			}
 			all, err := s.SalvageList(c.Context)
-			if err != nil {
+			if err != nil && len(all.Problems) == 0 {
 				return err
 			}
-			return result(c, all, func(w io.Writer) error {
+			return errors.Join(err, result(c, all, func(w io.Writer) error {
 				rows := [][]string{{"NAME", "STORE", "ID", "IMAGE", "CREATED"}}
 				hidden := 0
 				for _, ct := range all.Containers {
@@ -85,7 +89,7 @@ func salvageList() *cli.Command {
 					s.Log.Warn("passed over: " + p)
 				}
 				return nil
-			})
+			}))
 		},
 	}
 }

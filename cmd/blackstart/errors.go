@@ -50,6 +50,7 @@ func outcomes() []outcome {
 		{salvage.ErrNotFound, exitUsage, "blackstart salvage list shows what is there; --root DIR looks on another disk or in one store"},
 		{salvage.ErrAmbiguous, exitUsage, "give the id, or KIND:NAME, or NAMESPACE/NAME"},
 		{salvage.ErrIncomplete, exitFailed, "the store no longer has these bytes: try salvage run --no-verify, or an image from elsewhere with run --image"},
+		{salvage.ErrVerification, exitVerification, "the store is damaged: salvage run --no-verify takes the dead snapshots as they are; or get the image from elsewhere with run --image"},
 		{image.ErrVerification, exitVerification, "the bytes are not what the digest promises: get the image from another place"},
 		{image.ErrInvalid, exitUsage, "the image is damaged or of an unknown kind: get it from another place"},
 		{image.ErrUnsupported, exitUsage, "convert it where there are tools: skopeo copy ... oci:DIR"},

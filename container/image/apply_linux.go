@@ -37,7 +37,8 @@ func apply(ctx context.Context, root string, r io.Reader, base bool, b *budget) 
 	// It logs what it leaves out, like trusted.* attributes; what it cannot do is an error anyway.
 	quiet := &log.Entry{Logger: &logrus.Logger{Out: io.Discard, Formatter: new(logrus.TextFormatter), Level: logrus.PanicLevel}}
 	_, err := archive.Apply(log.WithLogger(ctx, quiet), root, r, archive.WithFilter(a.filter), archive.WithConvertWhiteout(a.convert))
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
+	var link *os.LinkError // to what is not in the layer
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &link) && errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	implied := make([]string, 0, len(a.implied))

@@ -30,7 +30,9 @@ const (
 // Errors: ErrInvalid, ErrUnsupported (xz, or no tar), ErrLimit, ErrNotFound, ErrAmbiguous.
 func OpenArchive(file, name, spool string) (*Image, error) {
 	f, err := os.Open(file)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("opening archive: %w: %w", ErrNotFound, err)
+	} else if err != nil {
 		return nil, fmt.Errorf("opening archive: %w", err)
 	}
 	im, err := openArchive(f, name, spool)
@@ -162,7 +164,7 @@ func (t *tarFiles) open(name string) (*blob, error) {
 
 // decompressTo decompresses into a file without a name, which vanishes when it is closed or its process dies.
 func decompressTo(dir string, r io.Reader) (*os.File, error) {
-	plain, err := decompress(r)
+	plain, _, err := decompress(r)
 	if err != nil {
 		return nil, err
 	}
@@ -176,8 +178,12 @@ func decompressTo(dir string, r io.Reader) (*os.File, error) {
 		return nil, err
 	}
 	n, err := io.Copy(f, io.LimitReader(plain, maxSpool+1))
-	if err == nil && n > maxSpool {
+	var disk *fs.PathError
+	switch {
+	case err == nil && n > maxSpool:
 		err = fmt.Errorf("%w: more than %d bytes", ErrLimit, int64(maxSpool))
+	case err != nil && !errors.As(err, &disk):
+		err = fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if err != nil {
 		f.Close()

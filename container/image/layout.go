@@ -28,6 +28,9 @@ const imageNameAnnotation = "io.containerd.image.name"
 func OpenLayout(dir, tag string) (*Image, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w: %w", ErrNotFound, err)
+		}
 		return nil, fmt.Errorf("opening OCI layout: %w", err)
 	}
 	im, err := openLayout(dirFiles{root}, tag)
@@ -59,7 +62,10 @@ func openLayout(f files, tag string) (*Image, error) {
 	if version.Version != ocispec.ImageLayoutVersion {
 		return nil, fmt.Errorf("%w: layout version %q, want %s", ErrUnsupported, version.Version, ocispec.ImageLayoutVersion)
 	}
-	if raw, err = readFile(f, ocispec.ImageIndexFile); err != nil {
+	raw, err = readFile(f, ocispec.ImageIndexFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: the file %s is missing", ErrInvalid, ocispec.ImageIndexFile)
+	} else if err != nil {
 		return nil, err
 	}
 	index, err := parseIndex(raw)

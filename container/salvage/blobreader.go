@@ -63,7 +63,7 @@ func (r *blobReader) verify(p []byte, off int64) error {
 	}
 	r.done = true
 	if got := digest.NewDigest(r.digest.Algorithm(), r.hash); got != r.digest {
-		r.err = fmt.Errorf("verifying blob %s: content is %s: %w", r.digest, got, ErrIncomplete)
+		r.err = fmt.Errorf("verifying blob %s: content is %s: %w", r.digest, got, ErrVerification)
 	}
 	return r.err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -95,7 +96,9 @@ func (s *containerdStore) snapshots(ctx context.Context, snapshotter string) (co
 		return known, nil
 	}
 	db, err := openBolt(ctx, s.path, containerdSnapshotter+snapshotter+"/metadata.db")
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading snapshotter %s: %w: %w", snapshotter, ErrIncomplete, err)
+	} else if err != nil {
 		return nil, fmt.Errorf("reading snapshotter %s: %w", snapshotter, err)
 	}
 	defer db.Close()

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +19,7 @@ const maxConfig = 1 << 20
 // where the disk of a dead host is mounted: symbolic links are followed as if
 // root were the file system's root. Places an orchestrator's own configuration
 // names are looked at too. A store that is there and cannot be opened is a
-// Problem. The order is that of [places], the same each time.
+// Problem, and so is a place that this user may not look into. The order is that of [places], the same each time.
 func Find(root string) ([]Store, []Problem) {
 	var stores []Store
 	var problems []Problem
@@ -29,10 +31,16 @@ func Find(root string) ([]Store, []Problem) {
 			continue
 		}
 		key := string(place.kind) + ":" + path
-		if seen[key] || !looksLike(place.kind, path) {
+		if seen[key] {
 			continue
 		}
 		seen[key] = true
+		if !looksLike(place.kind, path) {
+			if _, err := os.ReadDir(path); errors.Is(err, fs.ErrPermission) {
+				problems = append(problems, Problem{Store: place.kind, What: path, Err: err})
+			}
+			continue
+		}
 		var store Store
 		if place.kind == Kubelet {
 			store, err = openKubelet(root, place.dir)

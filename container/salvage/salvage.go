@@ -30,6 +30,8 @@ var (
 	ErrAmbiguous = errors.New("name is ambiguous")
 	// ErrIncomplete is returned where a store no longer holds all the bytes asked for.
 	ErrIncomplete = errors.New("store is incomplete")
+	// ErrVerification is returned where a blob's bytes do not have its digest.
+	ErrVerification = errors.New("verification failed")
 )
 
 // Kind names the software that wrote a store.
