@@ -20,8 +20,8 @@ type frames struct {
 	spare  chan []byte // buffers to be used again
 	buf    []byte
 	rest   []byte
-	sum    hash.Hash   // nil: the reader checks the content
-	err    error // what ended it; set before plain is closed
+	sum    hash.Hash // nil: the reader checks the content
+	err    error     // what ended it; set before plain is closed
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	close  func()

@@ -235,6 +235,11 @@ func (e *httpError) Error() string {
 	return s
 }
 
+// Is lets errBusy match where the server asks for a little time.
+func (e *httpError) Is(target error) bool {
+	return target == errBusy && (e.code == http.StatusServiceUnavailable || e.code == http.StatusTooManyRequests)
+}
+
 // redirect says which redirects are followed, and takes from the request what the
 // other place should not see.
 func (s *httpSource) redirect(req *http.Request, via []*http.Request) error {

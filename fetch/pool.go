@@ -18,6 +18,7 @@ const (
 	streams    = 3                      // requests at once from one source
 	window     = 8                      // pieces that may be under way or waiting for their turn
 	maxFails   = 3                      // failures in a row after which a source counts as down
+	maxBusy    = 100                    // times in a row that a source may ask for patience
 	firstPause = 200 * time.Millisecond // after a failure; it doubles
 	maxPause   = 15 * time.Second
 	maxRest    = 2 * time.Second  // before a source is asked again for what it did not have
@@ -42,6 +43,7 @@ type health struct {
 	fails   int       // in a row
 	losses  int       // races in a row that another source won
 	misses  int       // pieces in a row that it did not have
+	busy    int       // times in a row that it asked for patience
 	resume  time.Time // not to be asked before
 	dropped bool
 	last    error   // the last one
@@ -367,7 +369,7 @@ func (h *haul) land(i int, f *flight, b []byte, err, ended error) {
 			}
 			s.rate += (r - s.rate) / 4
 		}
-		s.fails, s.misses = 0, 0
+		s.fails, s.misses, s.busy = 0, 0, 0
 		if sl.done {
 			s.report.Wasted += int64(len(b))
 			return
@@ -407,12 +409,19 @@ func (h *haul) land(i int, f *flight, b []byte, err, ended error) {
 		if errors.Is(err, ErrVerification) {
 			s.report.Wasted += h.pieces[i].n
 		}
+	case errors.Is(err, errBusy) && s.busy < maxBusy:
+		s.resume = now.Add(firstPause)
+		s.busy++
+		s.last = err
 	default:
 		s.resume = now.Add(backoff(s.fails))
 		s.fails++
 		s.last = err
 	}
 }
+
+// errBusy: the server will answer in a moment.
+var errBusy = errors.New("busy")
 
 // arrive takes in a piece. p.mu is held.
 func (h *haul) arrive(i int, b []byte) {

@@ -24,6 +24,8 @@ const (
 	serveIdle        = 30 * time.Second // between two requests
 	serveStuck       = 60 * time.Second // that a reader may take for one piece
 	serveGrace       = 5 * time.Second  // for what is under way at the end
+	serveTurns       = 2                // answers that share a limited rate
+	serveQueue       = 5 * time.Second  // that a request waits for its turn
 )
 
 // ServeOptions says what is served, and how much of it.
@@ -49,6 +51,7 @@ func NewHandler(o ServeOptions) http.Handler {
 		// Ten times a second at least, or a reader would take the server for stuck.
 		h.piece = int(min(servePiece, o.BytesPerSecond/10+1))
 		h.rate = &bucket{perSecond: o.BytesPerSecond}
+		h.turns = make(chan struct{}, serveTurns)
 	}
 	return h
 }
@@ -57,6 +60,7 @@ type blobHandler struct {
 	blobs func(d digest.Digest) (*os.File, error)
 	busy  chan struct{} // an element for each request
 	rate  *bucket       // nil: no limit
+	turns chan struct{} // an element for each answer that is being written; nil: any number
 	piece int           // that is written at once, in bytes
 	stuck time.Duration
 }
@@ -100,9 +104,41 @@ func (h *blobHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { _ = f.Close() }() // it was only read
+	if !h.turn(r) {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "busy", http.StatusServiceUnavailable)
+		return
+	}
+	defer h.done(r)
+	if err := h.deadlines(c, r); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+d.String()+`"`)
 	http.ServeContent(&slowWriter{ResponseWriter: w, control: c, h: h, r: r}, r, "", time.Time{}, f)
+}
+
+// turn waits until one of few answers may begin. Many that share a limited rate
+// would all end late, and those who got one could hand nothing on before.
+func (h *blobHandler) turn(r *http.Request) bool {
+	if h.turns == nil || r.Method != http.MethodGet {
+		return true
+	}
+	t := time.NewTimer(serveQueue)
+	defer t.Stop()
+	select {
+	case h.turns <- struct{}{}:
+		return true
+	case <-t.C:
+	case <-r.Context().Done():
+	}
+	return false
+}
+
+func (h *blobHandler) done(r *http.Request) {
+	if h.turns != nil && r.Method == http.MethodGet {
+		<-h.turns
+	}
 }
 
 func (h *blobHandler) deadlines(c *http.ResponseController, r *http.Request) error {
