@@ -35,5 +35,5 @@ func Dial(p Place, n Net) (Source, error) {
 	case "ssh":
 		return newSSH(u, p, n)
 	}
-	return nil, fmt.Errorf("%w: %s: want file:, http:, https:, oci:, s3: or ssh:", ErrPlace, u.Redacted())
+	return nil, fmt.Errorf("%w: %s: want a file:, http:, https:, oci:, s3: or ssh: URL", ErrPlace, u.Redacted())
 }
