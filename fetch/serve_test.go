@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -175,7 +176,7 @@ func TestServeRate(t *testing.T) {
 	var passed atomic.Int64
 	var wg sync.WaitGroup
 	client := pinned(t, url, pin)
-	for range 3 {
+	for range serveTurns {
 		wg.Go(func() {
 			req, err := http.NewRequestWithContext(ctx, "GET", url+"/blobs/sha256/"+digest.FromBytes(content).Encoded(), nil)
 			if err != nil {
@@ -197,7 +198,39 @@ func TestServeRate(t *testing.T) {
 	}
 	wg.Wait()
 	if got := passed.Load(); got < rate*7/10 || got > rate*13/10 {
-		t.Errorf("three readers got %d bytes in a second; want %d, more or less", got, rate)
+		t.Errorf("the readers got %d bytes in a second; want %d, more or less", got, rate)
+	}
+}
+
+// Of many who share a rate the first are done long before the last.
+func TestServeTurns(t *testing.T) {
+	content := pattern(2 << 20)
+	s := storeWith(t, t.TempDir(), content)
+	url, pin := startServe(t, NewHandler(ServeOptions{Blobs: s.Open, BytesPerSecond: 8 << 20}))
+	client := pinned(t, url, pin)
+	const readers = 3 * serveTurns
+	took := make([]time.Duration, readers)
+	begun := time.Now()
+	var wg sync.WaitGroup
+	for i := range readers {
+		wg.Go(func() {
+			res, err := client.Get(url + "/blobs/sha256/" + digest.FromBytes(content).Encoded())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = res.Body.Close() }()
+			got, err := io.ReadAll(res.Body)
+			if err != nil || !bytes.Equal(got, content) {
+				t.Errorf("reader %d got %d bytes, %v; want the content", i, len(got), err)
+			}
+			took[i] = time.Since(begun)
+		})
+	}
+	wg.Wait()
+	slices.Sort(took)
+	if took[0] > took[readers-1]*2/3 {
+		t.Errorf("the readers took %v; want the first to be done early", took)
 	}
 }
 
