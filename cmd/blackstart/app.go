@@ -21,7 +21,7 @@ var version, built = "dev", ""
 func commands() []*cli.Command {
 	return []*cli.Command{
 		cmdRun(), cmdPs(), cmdLogs(), cmdExec(), cmdStop(), cmdRm(), cmdInspect(), cmdStats(), cmdHandoff(),
-		cmdSalvage(), cmdKit(), cmdFetch(), cmdDoctor(), cmdSupervise(),
+		cmdSalvage(), cmdKit(), cmdFetch(), cmdSandbox(), cmdDoctor(), cmdSupervise(),
 	}
 }
 
@@ -48,6 +48,8 @@ Exit status: 0 done, 1 failed, 2 usage or bad input, 3 not recoverable, 4 denied
 		Metadata:        map[string]any{"log": log},
 		Commands:        commands(),
 		HideHelpCommand: true,
+		// A value may hold a comma.
+		DisableSliceFlagSeparator: true,
 		ExitErrHandler:  func(*cli.Context, error) {}, // main reports
 		OnUsageError:    badFlag,
 		Action: func(c *cli.Context) error {

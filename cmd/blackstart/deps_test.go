@@ -11,8 +11,8 @@ import (
 // arrows is the picture of the program: who may import whom, inside the module.
 // A package that is not named may import no other one.
 const arrows = `
-cmd/blackstart -> recovery recovery/kit container container/image container/salvage fetch
-recovery       -> container container/image container/salvage fetch recovery/journal recovery/kit
+cmd/blackstart -> recovery recovery/kit container container/image container/salvage fetch sandbox
+recovery       -> container container/image container/salvage fetch sandbox recovery/journal recovery/kit
 `
 
 // modules are all third-party modules that the binary links, and nothing else.
@@ -30,6 +30,9 @@ github.com/cyphar/filepath-securejoin
 github.com/goccy/go-yaml
 github.com/godbus/dbus/v5
 github.com/klauspost/compress
+github.com/google/nftables
+github.com/mdlayher/netlink
+github.com/mdlayher/socket
 github.com/moby/sys/capability
 github.com/moby/sys/devices
 github.com/moby/sys/mountinfo

@@ -16,6 +16,7 @@ import (
 	"github.com/blackstart-project/blackstart/fetch"
 	"github.com/blackstart-project/blackstart/recovery"
 	"github.com/blackstart-project/blackstart/recovery/kit"
+	"github.com/blackstart-project/blackstart/sandbox"
 )
 
 // Exit codes, the same for every command.
@@ -25,6 +26,7 @@ const (
 	exitUsage        = 2
 	exitVerification = 5
 	exitStale        = 6
+	exitUnresolved   = 7
 	exitInterrupted  = 130
 )
 
@@ -64,6 +66,10 @@ func outcomes() []outcome {
 		{kit.ErrNewer, exitUsage, "get that version of blackstart onto this host"},
 		{kit.ErrInvalid, exitUsage, "mend what the message names; blackstart kit build --help shows the form"},
 		{kit.ErrNotFound, exitUsage, "blackstart kit show DIR prints what a kit holds"},
+		{sandbox.ErrUnresolved, exitUnresolved, "this run is neither a pass nor a failure; blackstart doctor says what this kernel can do"},
+		{sandbox.ErrIncomplete, exitUnresolved, "this run is neither a pass nor a failure, since not everything was seen: run it again"},
+		{sandbox.ErrBadCapability, exitUsage, "blackstart sandbox run --help shows the forms"},
+		{sandbox.ErrBadOptions, exitUsage, "blackstart sandbox run --help"},
 		{recovery.ErrGaps, exitFailed, "blackstart kit repair gets what this host lacks; name more places with --source"},
 		{fetch.ErrPlace, exitUsage, "blackstart fetch get --help shows what a source looks like"},
 		{fetch.ErrPeer, exitVerification, "compare the key with the one that was read out to you: --pin, --ca, or #pin= behind the URL"},

@@ -12,6 +12,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before Go starts
 	"golang.org/x/sys/unix"
+
+	"github.com/blackstart-project/blackstart/sandbox"
 )
 
 // init is where libcontainer's second half runs: it starts this program again as
@@ -25,6 +27,7 @@ func init() {
 }
 
 func main() {
+	sandbox.Init()
 	debug.SetGCPercent(400)        // most commands end before a collection would pay
 	debug.SetMemoryLimit(96 << 20) // for those where it does
 	log := slog.New(newHandler(os.Stderr))

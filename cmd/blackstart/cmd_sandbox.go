@@ -1,0 +1,225 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/blackstart-project/blackstart/container"
+	"github.com/blackstart-project/blackstart/recovery"
+	"github.com/blackstart-project/blackstart/sandbox"
+)
+
+func cmdSandbox() *cli.Command {
+	return &cli.Command{
+		Name: "sandbox", Usage: "a vacuum: run a command where nothing answers, except what is allowed by name",
+		Description: `Every packet is dropped, loopback too: connects hang, names do not resolve, the host's daemons
+are gone, and what is written is thrown away. What a recovery needs is let back in by name,
+and what it tried to reach is told at the end:
+
+   blackstart sandbox run -- ./recover.sh
+   blackstart sandbox run --allow tcp:10.0.0.7:443 --allow dns:store.example -- ./recover.sh
+   blackstart sandbox run --suggest -- ./recover.sh        what would have let it pass?
+   blackstart sandbox shell --allow loopback:5000
+
+It works without root as well, where this kernel lets users make namespaces.`,
+		Subcommands:     []*cli.Command{sandboxRun(), sandboxShell()},
+		HideHelpCommand: true,
+	}
+}
+
+func vacuumFlags() []cli.Flag {
+	return append([]cli.Flag{
+		&cli.StringSliceFlag{Name: "allow", Aliases: []string{"a"}, Usage: "let `CAPABILITY` in: tcp:IP:PORT, tcp:CIDR:PORTS, udp:..., dns:NAME[:PORT], http:URL[;GET,HEAD][;/path/*], unix:PATH, loopback:PORT, file:PATH, with ,name= ,dark= ,latency= ,loss= ,rate="},
+		&cli.StringFlag{Name: "dark", Value: "drop", Usage: "`HOW` the rest is: drop (silence), refuse, or wedge (accepts and never answers)"},
+		&cli.StringFlag{Name: "dns", Value: "silence", Usage: "`HOW` other names are answered: silence, nxdomain or refused"},
+		&cli.StringFlag{Name: "root", Value: "host", Usage: "`ROOT` file system, below a layer that is thrown away: host, DIR, or an image as run --image takes it"},
+		&cli.StringFlag{Name: "record", Usage: "write a JSON line for each attempt to `FILE`"},
+		&cli.BoolFlag{Name: "no-record", Usage: "record nothing: quicker, and nothing is known at the end"},
+		&cli.BoolFlag{Name: "suggest", Usage: "print the capabilities that would have let it pass"},
+		&cli.StringSliceFlag{Name: "at", Usage: "`TIME=dark:NAME`, TIME=allow:NAME or TIME=kill:PATTERN, after the start"},
+		&cli.StringFlag{Name: "memory", Usage: "limit of all programs together, such as `512MiB`"},
+		&cli.Float64Flag{Name: "cpus", Usage: "limit, in processors: `1.5`"},
+		&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "set the variable `K=V`"},
+		&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "absolute `DIR` to start in", DefaultText: "the current one"},
+	}, fromFlags()...)
+}
+
+func sandboxRun() *cli.Command {
+	return &cli.Command{
+		Name: "run", Usage: "run a command in a vacuum", ArgsUsage: "-- CMD [ARG...]",
+		Description: `The exit status is the command's; 7 if what happened could not be enforced or recorded
+completely, so that it proves nothing.`,
+		Flags: append([]cli.Flag{&cli.BoolFlag{Name: "t", Usage: "give it a terminal"}}, vacuumFlags()...),
+		Action: func(c *cli.Context) error {
+			if !c.Args().Present() {
+				return usage("%s takes a command, behind --", c.Command.FullName())
+			}
+			return inVacuum(c, c.Args().Slice(), c.Bool("t"))
+		},
+	}
+}
+
+func sandboxShell() *cli.Command {
+	return &cli.Command{
+		Name: "shell", Usage: "look around in a vacuum",
+		Flags: vacuumFlags(),
+		Action: func(c *cli.Context) error {
+			shell := os.Getenv("SHELL")
+			if shell == "" || c.String("root") != "host" {
+				shell = "/bin/sh"
+			}
+			return inVacuum(c, []string{shell}, term.IsTerminal(int(os.Stdin.Fd())))
+		},
+	}
+}
+
+func vacuumOptions(c *cli.Context) (recovery.VacuumOptions, error) {
+	o := recovery.VacuumOptions{Root: c.String("root"), CPUs: c.Float64("cpus"), Blind: c.Bool("no-record"), Denied: sandbox.Denial(c.String("dns"))}
+	for _, a := range c.StringSlice("allow") {
+		capability, err := sandbox.ParseCapability(a)
+		if err != nil {
+			return o, err
+		}
+		o.Allow = append(o.Allow, capability)
+	}
+	var err error
+	if o.Dark, err = sandbox.ParseDark(c.String("dark")); err != nil {
+		return o, usage("--dark: %w", err)
+	}
+	switch o.Denied {
+	case sandbox.DenySilence, sandbox.DenyUnknown, sandbox.DenyRefused:
+	default:
+		return o, usage("--dns %q is not silence, nxdomain or refused", c.String("dns"))
+	}
+	for _, a := range c.StringSlice("at") {
+		f, err := recovery.ParseFault(a)
+		if err != nil {
+			return o, err
+		}
+		o.Timeline = append(o.Timeline, f)
+	}
+	if m := c.String("memory"); m != "" {
+		if o.Memory, err = container.ParseSize(m); err != nil {
+			return o, err
+		}
+	}
+	if o.Blind && (c.Bool("suggest") || c.IsSet("record")) {
+		return o, usage("--no-record leaves nothing for --record and --suggest")
+	}
+	return o, nil
+}
+
+// inVacuum runs a command in a vacuum of its own and tells what it tried to reach.
+func inVacuum(c *cli.Context, args []string, tty bool) (err error) {
+	s, err := bareSite(c)
+	if err != nil {
+		return err
+	}
+	if s, err = supplied(c, s); err != nil {
+		return err
+	}
+	removed, err := sandbox.Sweep()
+	for _, dir := range removed {
+		s.Log.Info("removed what an earlier vacuum left: " + dir)
+	}
+	if err != nil {
+		s.Log.Warn("what an earlier vacuum left is still there", "error", err)
+	}
+	o, err := vacuumOptions(c)
+	if err != nil {
+		return err
+	}
+	if file := c.String("record"); file != "" {
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return usage("opening --record: %w", err)
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		o.Record = f
+	}
+	cmd := sandbox.Cmd{Args: args, Env: append(os.Environ(), c.StringSlice("env")...), Dir: c.String("workdir"), TTY: tty, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	if cwd, err := os.Getwd(); cmd.Dir == "" && o.Root == "host" && err == nil {
+		if sandbox.StartsEmpty(cwd) {
+			s.Log.Warn(cwd + " is empty in the vacuum, so the command starts in /; --allow file:PATH shows it what it needs")
+		} else {
+			cmd.Dir = cwd
+		}
+	}
+	v, err := s.Vacuum(c.Context, o)
+	if err != nil {
+		return err
+	}
+	code, runErr := runInVacuum(c, v, cmd)
+	attempts, closeErr := v.Close()
+	if !o.Blind {
+		if err := sandbox.Table(os.Stderr, attempts); err != nil {
+			return err
+		}
+	}
+	if c.Bool("suggest") {
+		for _, capability := range sandbox.Suggest(attempts) {
+			fmt.Fprintln(os.Stderr, "--allow "+quoteWord(capability.String()))
+		}
+	}
+	switch {
+	case runErr != nil:
+		return errors.Join(runErr, closeErr)
+	case closeErr != nil:
+		return fmt.Errorf("the command ended with status %d, which proves nothing: %w", code, closeErr)
+	case code != 0:
+		return cli.Exit("", code)
+	}
+	return nil
+}
+
+func runInVacuum(c *cli.Context, v *recovery.Vacuum, cmd sandbox.Cmd) (int, error) {
+	if !cmd.TTY {
+		return v.Run(c.Context, cmd, nil)
+	}
+	in := int(os.Stdin.Fd())
+	if cols, rows, err := term.GetSize(in); err == nil {
+		cmd.Rows, cmd.Cols = uint16(rows), uint16(cols)
+	}
+	if old, err := term.MakeRaw(in); err == nil {
+		defer func() { _ = term.Restore(in, old) }() // the terminal may be gone
+	}
+	copied := make(chan struct{})
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, unix.SIGWINCH)
+	defer signal.Stop(resized)
+	code, err := v.Run(c.Context, cmd, func(p *sandbox.Process) {
+		t := p.Terminal()
+		go func() { _, _ = io.Copy(t, os.Stdin) }() // ends with this process
+		go func() {
+			defer close(copied)
+			_, _ = io.Copy(os.Stdout, t) // EIO is how a terminal ends
+		}()
+		go func() {
+			for range resized {
+				if cols, rows, err := term.GetSize(in); err == nil {
+					_ = unix.IoctlSetWinsize(int(t.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(rows), Col: uint16(cols)}) // only its looks
+				}
+			}
+		}()
+	})
+	if err == nil {
+		<-copied
+	}
+	return code, err
+}
+
+// quoteWord is a word for a shell.
+func quoteWord(s string) string {
+	if strings.ContainsAny(s, " ;,*?[]()&|<>$`\"'\\") {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
+}

@@ -1,0 +1,230 @@
+package sandbox
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func TestManyAtOnce(t *testing.T) {
+	const n = 20
+	var wg sync.WaitGroup
+	worlds := make([]*World, n)
+	for i := range n {
+		wg.Go(func() {
+			w, err := Up(t.Context(), Options{Host: i})
+			if err != nil {
+				t.Errorf("Up() of vacuum %d = %v; want nil", i, err)
+				return
+			}
+			worlds[i] = w
+			p, err := w.Spawn(t.Context(), Cmd{Args: []string{"sh", "-c", fmt.Sprintf("exit %d", i)}})
+			if err != nil {
+				t.Errorf("Spawn() in vacuum %d = %v; want nil", i, err)
+				return
+			}
+			if code, err := p.Wait(); code != i || err != nil {
+				t.Errorf("Wait() in vacuum %d = %d, %v; want %d", i, code, err, i)
+			}
+		})
+	}
+	wg.Wait()
+	seen := map[string]bool{}
+	for _, w := range worlds {
+		if w == nil {
+			continue
+		}
+		ns, err := os.Readlink("/proc/" + itoa(w.PID()) + "/ns/net")
+		if err != nil || seen[ns] {
+			t.Errorf("network namespace %q, %v; want one of its own", ns, err)
+		}
+		seen[ns] = true
+		if b, err := os.ReadFile("/proc/" + itoa(w.PID()) + "/status"); err == nil {
+			for l := range strings.Lines(string(b)) {
+				if v, ok := strings.CutPrefix(l, "RssAnon:"); ok {
+					if kb, _ := strconv.Atoi(strings.Fields(v)[0]); kb > 20<<10 {
+						t.Errorf("the first process takes %d kB beside the program's text; want at most 20 MiB", kb)
+					}
+				}
+			}
+		}
+	}
+	for _, w := range worlds {
+		wg.Go(func() {
+			if w == nil {
+				return
+			}
+			if err := w.Close(); err != nil {
+				t.Errorf("Close() = %v; want nil", err)
+			}
+			if err := syscall.Kill(w.PID(), 0); !errors.Is(err, syscall.ESRCH) {
+				t.Errorf("process %d after Close(): %v; want none", w.PID(), err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestKilledSupervisor is also the supervisor that is killed.
+func TestKilledSupervisor(t *testing.T) {
+	if os.Getenv("BLACKSTART_TEST_SUPERVISOR") != "" {
+		o := Options{Record: NewRecord(nil)}
+		if os.Geteuid() == 0 {
+			o.Memory = 256 << 20
+		}
+		w, err := Up(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// One that ignores what can be ignored, and one in a session of its own.
+		p, err := w.Spawn(t.Context(), Cmd{Args: []string{"sh", "-c", "trap '' HUP TERM; setsid sleep 1000 & while :; do sleep 1000; done"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		net, err := os.Readlink("/proc/" + itoa(w.PID()) + "/ns/net")
+		fmt.Println("ready", w.PID(), p.HostPID(), net, err)
+		_, _ = p.Wait()
+		t.Fatal("the command has ended")
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestKilledSupervisor$")
+	cmd.Env = append(os.Environ(), "BLACKSTART_TEST_SUPERVISOR=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var first, command int
+	var net string
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if n, _ := fmt.Sscanf(lines.Text(), "ready %d %d %s", &first, &command, &net); n == 3 {
+			break
+		}
+		t.Log(lines.Text())
+	}
+	if first == 0 || command == 0 {
+		_ = cmd.Process.Kill()
+		t.Fatalf("the supervisor said nothing: %v", cmd.Wait())
+	}
+	for deadline := time.Now().Add(10 * time.Second); len(inNamespace(t, net)) < 4; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("processes %v in the vacuum; want the first, a shell and two sleeps", inNamespace(t, net))
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		left := inNamespace(t, net)
+		if len(left) == 0 && errors.Is(syscall.Kill(first, 0), syscall.ESRCH) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("processes %v are left of a killed supervisor; want none", left)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), "/upper0") || strings.Contains(string(mounts), "userxattr") {
+		t.Errorf("mounts of a vacuum are left: %v", err)
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	pattern := "/sys/fs/cgroup/*/" + cgroupParent + "/" + itoa(cmd.Process.Pid) + ".*"
+	if left, _ := filepath.Glob(pattern); len(left) == 0 {
+		t.Errorf("no cgroup is left at %s; want some, for the next command to remove", pattern)
+	}
+	removed, err := Sweep()
+	if err != nil || len(removed) == 0 {
+		t.Errorf("Sweep() = %v, %v; want what was left", removed, err)
+	}
+	if left, _ := filepath.Glob(pattern); len(left) != 0 {
+		t.Errorf("%v are left after Sweep(); want none", left)
+	}
+}
+
+// inNamespace lists the processes in a network namespace.
+func inNamespace(t *testing.T, ns string) []string {
+	t.Helper()
+	var found []string
+	procs, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range procs {
+		if got, err := os.Readlink(p); err == nil && got == ns {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func TestLimits(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if _, err := Up(t.Context(), Options{Memory: 64 << 20}); !errors.Is(err, ErrUnresolved) {
+			t.Errorf("Up() with a limit that this user cannot set = %v; want %v", err, ErrUnresolved)
+		}
+		return
+	}
+	w := up(t, Options{Memory: 64 << 20, CPUs: 0.5})
+	out, code := inside(t, w, "python3", "-c", "b = bytearray(200 << 20)")
+	if code != 137 {
+		t.Errorf("using 200 MiB of 64 = %d, %q; want 137", code, out)
+	}
+	// A vacuum that lives is not swept.
+	if removed, err := Sweep(); err != nil || len(removed) != 0 {
+		t.Errorf("Sweep() = %v, %v; want nothing removed", removed, err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	pattern := "/sys/fs/cgroup/*/" + cgroupParent + "/" + itoa(os.Getpid()) + ".*"
+	if left, _ := filepath.Glob(pattern); len(left) != 0 {
+		t.Errorf("%v are left; want none", left)
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent); len(left) != 0 {
+		t.Errorf("%v are left; want none", left)
+	}
+}
+
+func BenchmarkUpAndDown(b *testing.B) {
+	for _, record := range []bool{false, true} {
+		b.Run(fmt.Sprintf("record=%v", record), func(b *testing.B) {
+			for b.Loop() {
+				o := Options{}
+				if record {
+					o.Record = NewRecord(nil)
+				}
+				w, err := Up(b.Context(), o)
+				if err != nil {
+					b.Fatal(err)
+				}
+				p, err := w.Spawn(b.Context(), Cmd{Args: []string{"/bin/true"}})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if code, err := p.Wait(); code != 0 || err != nil {
+					b.Fatalf("Wait() = %d, %v; want 0", code, err)
+				}
+				if err := w.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

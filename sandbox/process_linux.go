@@ -1,0 +1,201 @@
+package sandbox
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is a thread of a program in the vacuum, by the number the supervisor
+// knows it under. What is read here holds only while the thread waits in its
+// call.
+type process struct {
+	tid  int
+	tgid int // 0 until read
+	pid  int // as itself sees it
+}
+
+const maxCommand = 4096 // bytes of a command line
+
+func (p *process) proc(name string) string {
+	return "/proc/" + strconv.Itoa(p.tid) + "/" + name
+}
+
+// readProc reads at most the first size bytes of a file of the process; an
+// unreadable one is empty.
+func (p *process) readProc(name string, size int) []byte {
+	fd, err := unix.Open(p.proc(name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	b := make([]byte, size)
+	n, err := unix.Read(fd, b)
+	if err != nil {
+		return nil
+	}
+	return b[:n]
+}
+
+// ids reads the thread group and the process's own number for itself.
+func (p *process) ids() {
+	if p.tgid != 0 {
+		return
+	}
+	p.tgid, p.pid = p.tid, p.tid
+	for l := range bytes.Lines(p.readProc("status", 4096)) {
+		k, v, _ := strings.Cut(string(l), ":")
+		f := strings.Fields(v)
+		if len(f) == 0 {
+			continue
+		}
+		switch k {
+		case "Tgid":
+			p.tgid, _ = strconv.Atoi(f[0])
+		case "NStgid":
+			p.pid, _ = strconv.Atoi(f[len(f)-1])
+			return
+		}
+	}
+}
+
+// identify says who the process is.
+func (p *process) identify() Attempt {
+	p.ids()
+	a := Attempt{PID: p.pid, HostPID: p.tgid}
+	a.Executable, _ = os.Readlink(p.proc("exe"))
+	for arg := range strings.SplitSeq(strings.TrimSuffix(string(p.readProc("cmdline", maxCommand)), "\x00"), "\x00") {
+		a.Command = append(a.Command, arg)
+	}
+	a.Container = containerOf(string(p.readProc("cgroup", 4096)))
+	return a
+}
+
+// containerOf finds a container of blackstart in /proc/PID/cgroup: its cgroup is
+// /blackstart/NAME below every hierarchy's root.
+func containerOf(cgroup string) string {
+	for l := range strings.Lines(cgroup) {
+		parts := strings.SplitN(strings.TrimSuffix(l, "\n"), ":", 3)
+		if len(parts) < 3 {
+			continue
+		}
+		if _, rest, ok := strings.Cut(parts[2], "/blackstart/"); ok {
+			name, _, _ := strings.Cut(rest, "/")
+			return name
+		}
+	}
+	return ""
+}
+
+// socket says which IP protocol and type a descriptor of the process has.
+func (p *process) socket(fd int) (proto, typ int, err error) {
+	p.ids()
+	pidfd, err := unix.PidfdOpen(p.tgid, 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer unix.Close(pidfd)
+	s, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer unix.Close(s)
+	if proto, err = unix.GetsockoptInt(s, unix.SOL_SOCKET, unix.SO_PROTOCOL); err == nil {
+		typ, err = unix.GetsockoptInt(s, unix.SOL_SOCKET, unix.SO_TYPE)
+	}
+	return proto, typ, err
+}
+
+func addrOnly(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr(), 0) }
+
+// unix says whether a unix socket is there, and whether anything in the
+// process's network namespace has bound it: the file of a host's daemon may
+// shine through a lower layer, with nobody behind it.
+func (p *process) unix(s sockaddr) Attempt {
+	a := Attempt{Proto: s.proto, Destination: s.dest}
+	if s.proto == protoUnix {
+		cwd := ""
+		if !filepath.IsAbs(s.path) {
+			cwd, _ = os.Readlink(p.proc("cwd"))
+		}
+		a.Destination = absolute(cwd, s.path)
+		if !p.exists(a.Destination) {
+			a.Verdict, a.Outcome = Blocked, NotFound
+			return a
+		}
+	}
+	if !bound(p.readAll("net/unix"), []string{a.Destination, s.path}) {
+		a.Verdict, a.Outcome = Blocked, Refused
+		if s.proto == protoAbstract {
+			a.Outcome = NotFound
+		}
+	}
+	return a
+}
+
+// exists follows a path below the process's own root.
+func (p *process) exists(path string) bool {
+	root, err := unix.Open(p.proc("root"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return true // cannot tell: stay with what the call will say
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat2(root, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	if err != nil {
+		return err != unix.ENOENT && err != unix.ENOTDIR && err != unix.ELOOP
+	}
+	_ = unix.Close(fd)
+	return true
+}
+
+// readAll reads a whole file of the process, at most 1 MiB of it.
+func (p *process) readAll(name string) []byte {
+	f, err := os.Open(p.proc(name))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b := make([]byte, 0, 16<<10)
+	for len(b) < 1<<20 {
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+		n, err := f.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err != nil {
+			break
+		}
+	}
+	return b
+}
+
+// bound looks for one of the names in /proc/net/unix. An empty table was not
+// readable and counts as found.
+func bound(table []byte, names []string) bool {
+	if len(table) == 0 {
+		return true
+	}
+	for l := range bytes.Lines(table) {
+		// Address, references, protocol, flags, type, state, and the inode, which
+		// is padded to five characters; a path may hold blanks.
+		f := strings.SplitN(strings.TrimSuffix(string(l), "\n"), " ", 7)
+		if len(f) < 7 {
+			continue
+		}
+		_, path, ok := strings.Cut(strings.TrimLeft(f[6], " "), " ")
+		if !ok {
+			continue
+		}
+		for _, n := range names {
+			if path == n {
+				return true
+			}
+		}
+	}
+	return false
+}
