@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/blackstart-project/blackstart/recovery/kit"
 	"github.com/blackstart-project/blackstart/sandbox"
 )
 
@@ -61,6 +62,37 @@ func ParseFault(s string) (Fault, error) {
 		return f, fmt.Errorf("%w: fault %q: want TIME=dark:NAME, TIME=allow:NAME or TIME=kill:PATTERN", ErrUsage, s)
 	}
 	return f, nil
+}
+
+// Catalogue is the capabilities that have names: those of a kit.yaml, or else of
+// this host's kit if it has one.
+func (s Site) Catalogue(file string) (sandbox.Catalogue, error) {
+	var named []kit.Capability
+	if file != "" {
+		var err error
+		if named, err = kit.ReadCapabilities(file); err != nil {
+			return nil, err
+		}
+	} else {
+		k, err := s.OpenKit(s.From.Kit)
+		switch {
+		case err == nil:
+			named = k.Document.Capabilities
+			if err := k.Close(); err != nil {
+				return nil, err
+			}
+		case s.From.Kit.Dir == "" && (errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission)):
+		default:
+			return nil, err
+		}
+	}
+	c := sandbox.Catalogue{}
+	for _, n := range named {
+		if err := c.Add(n.Name, n.Spec); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
 // Vacuum is a world where nothing answers, except what is allowed by name.

@@ -37,7 +37,8 @@ It works without root as well, where this kernel lets users make namespaces.`,
 
 func vacuumFlags() []cli.Flag {
 	return append([]cli.Flag{
-		&cli.StringSliceFlag{Name: "allow", Aliases: []string{"a"}, Usage: "let `CAPABILITY` in: tcp:IP:PORT, tcp:CIDR:PORTS, udp:..., dns:NAME[:PORT], http:URL[;GET,HEAD][;/path/*], unix:PATH, loopback:PORT, file:PATH, with ,name= ,dark= ,latency= ,loss= ,rate="},
+		&cli.StringSliceFlag{Name: "allow", Aliases: []string{"a"}, Usage: "let `CAPABILITY` in: a name of the catalogue, tcp:IP:PORT, tcp:CIDR:PORTS, udp:..., dns:NAME[:PORT], http:URL[;GET,HEAD][;/path/*], unix:PATH, loopback:PORT, file:PATH, with ,name= ,dark= ,latency= ,loss= ,rate="},
+		&cli.StringFlag{Name: "catalogue", Usage: "`FILE`, a kit.yaml, whose capabilities --allow may name", DefaultText: "the kit's"},
 		&cli.StringFlag{Name: "dark", Value: "drop", Usage: "`HOW` the rest is: drop (silence), refuse, or wedge (accepts and never answers)"},
 		&cli.StringFlag{Name: "dns", Value: "silence", Usage: "`HOW` other names are answered: silence, nxdomain or refused"},
 		&cli.StringFlag{Name: "root", Value: "host", Usage: "`ROOT` file system, below a layer that is thrown away: host, DIR, or an image as run --image takes it"},
@@ -81,16 +82,22 @@ func sandboxShell() *cli.Command {
 	}
 }
 
-func vacuumOptions(c *cli.Context) (recovery.VacuumOptions, error) {
+func vacuumOptions(c *cli.Context, s recovery.Site) (recovery.VacuumOptions, error) {
 	o := recovery.VacuumOptions{Root: c.String("root"), CPUs: c.Float64("cpus"), Blind: c.Bool("no-record"), Denied: sandbox.Denial(c.String("dns"))}
+	catalogue := sandbox.Catalogue{}
+	var err error
+	if c.IsSet("allow") || c.IsSet("catalogue") {
+		if catalogue, err = s.Catalogue(c.String("catalogue")); err != nil {
+			return o, err
+		}
+	}
 	for _, a := range c.StringSlice("allow") {
-		capability, err := sandbox.ParseCapability(a)
+		found, err := catalogue.Resolve(a)
 		if err != nil {
 			return o, err
 		}
-		o.Allow = append(o.Allow, capability)
+		o.Allow = append(o.Allow, found...)
 	}
-	var err error
 	if o.Dark, err = sandbox.ParseDark(c.String("dark")); err != nil {
 		return o, usage("--dark: %w", err)
 	}
@@ -133,7 +140,7 @@ func inVacuum(c *cli.Context, args []string, tty bool) (err error) {
 	if err != nil {
 		s.Log.Warn("what an earlier vacuum left is still there", "error", err)
 	}
-	o, err := vacuumOptions(c)
+	o, err := vacuumOptions(c, s)
 	if err != nil {
 		return err
 	}

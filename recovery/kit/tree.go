@@ -32,7 +32,7 @@ const maxYAML = 4 << 20
 //	services:
 //	  - {name: etcd, owner: storage-oncall, managed_by: meta-root, image: etcd, spec: services/etcd.yaml}
 //	capabilities:
-//	  - {name: package-store:read, service: package-store, spec: {http: [{host: packages, methods: [GET]}]}}
+//	  - {name: package-store:read, service: package-store, spec: {allow: ["http:https://10.0.0.5;GET"]}}
 //	names:
 //	  - {name: registry.example, addresses: [10.0.0.7], observed_at: 2026-03-01T00:00:00Z}
 //	  - {name: example, zone: zones/example.zone}
@@ -213,6 +213,23 @@ func (t *Tree) include(path string) error {
 		t.Services = append(t.Services, s)
 	}
 	return nil
+}
+
+// ReadCapabilities reads the capabilities of a kit.yaml, and what their paths lead to.
+func ReadCapabilities(path string) ([]Capability, error) {
+	t, err := ReadTree(path)
+	if err != nil {
+		return nil, err
+	}
+	var all []Capability
+	for _, c := range t.Capabilities {
+		spec, err := c.Spec.read(t.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("%s: capability %s: %w", path, c.Name, err)
+		}
+		all = append(all, Capability{Name: c.Name, Service: c.Service, Spec: spec})
+	}
+	return all, nil
 }
 
 // ParseTree reads a kit.yaml's bytes. Unknown fields, aliases and tags are errors. Errors: ErrInvalid, with the line.
