@@ -21,7 +21,7 @@ var version, built = "dev", ""
 func commands() []*cli.Command {
 	return []*cli.Command{
 		cmdRun(), cmdPs(), cmdLogs(), cmdExec(), cmdStop(), cmdRm(), cmdInspect(), cmdStats(), cmdHandoff(),
-		cmdSalvage(), cmdKit(), cmdFetch(), cmdSandbox(), cmdDoctor(), cmdSupervise(),
+		cmdSalvage(), cmdKit(), cmdFetch(), cmdSandbox(), cmdRunbook(), cmdDoctor(), cmdSupervise(),
 	}
 }
 

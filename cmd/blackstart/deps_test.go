@@ -11,8 +11,8 @@ import (
 // arrows is the picture of the program: who may import whom, inside the module.
 // A package that is not named may import no other one.
 const arrows = `
-cmd/blackstart -> recovery recovery/kit container container/image container/salvage fetch sandbox
-recovery       -> container container/image container/salvage fetch sandbox recovery/journal recovery/kit
+cmd/blackstart -> recovery recovery/kit container container/image container/salvage fetch sandbox runbooks
+recovery       -> container container/image container/salvage fetch sandbox runbooks recovery/journal recovery/kit
 `
 
 // modules are all third-party modules that the binary links, and nothing else.

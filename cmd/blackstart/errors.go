@@ -16,6 +16,7 @@ import (
 	"github.com/blackstart-project/blackstart/fetch"
 	"github.com/blackstart-project/blackstart/recovery"
 	"github.com/blackstart-project/blackstart/recovery/kit"
+	"github.com/blackstart-project/blackstart/runbooks"
 	"github.com/blackstart-project/blackstart/sandbox"
 )
 
@@ -66,6 +67,11 @@ func outcomes() []outcome {
 		{kit.ErrNewer, exitUsage, "get that version of blackstart onto this host"},
 		{kit.ErrInvalid, exitUsage, "mend what the message names; blackstart kit build --help shows the form"},
 		{kit.ErrNotFound, exitUsage, "blackstart kit show DIR prints what a kit holds"},
+		{runbooks.ErrInvalid, exitUsage, "mend what the message names; blackstart runbook schema is for your editor"},
+		{recovery.ErrStep, exitFailed, "mend what failed, then: blackstart runbook resume"},
+		{recovery.ErrRunning, exitFailed, "blackstart runbook show says where it stands; --take-over stops it and goes on"},
+		{recovery.ErrNoRun, exitUsage, "blackstart runbook show --all lists the runs of this host"},
+		{recovery.ErrNotHere, exitUsage, "do this step by hand, and go on with: blackstart runbook run --from"},
 		{sandbox.ErrUnresolved, exitUnresolved, "this run is neither a pass nor a failure; blackstart doctor says what this kernel can do"},
 		{sandbox.ErrIncomplete, exitUnresolved, "this run is neither a pass nor a failure, since not everything was seen: run it again"},
 		{sandbox.ErrBadCapability, exitUsage, "blackstart sandbox run --help shows the forms"},
