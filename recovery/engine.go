@@ -68,7 +68,7 @@ type RunbookOptions struct {
 	Digest    string // of the runbook's file
 	Select    runbooks.Selection
 	Ground    Ground
-	Contacts  map[string]string                                      // of the kit
+	Contacts  map[string]string                                        // of the kit
 	Confirm   func(ctx context.Context, question string) (bool, error) // nil: every question is answered with yes
 	Tell      func(StepEvent)                                          // one call at a time; may be nil
 	Journal   func(kind string, data any) error                        // what happens is on disk when it returns; may be nil
@@ -102,10 +102,11 @@ func RunPlan(ctx context.Context, o RunbookOptions) (RunResult, error) {
 	if err != nil {
 		return RunResult{}, err
 	}
-	return runTasks(ctx, o, plan.Tasks)
+	return RunTasks(ctx, o, plan.Tasks)
 }
 
-func runTasks(ctx context.Context, o RunbookOptions, tasks []runbooks.Task) (RunResult, error) {
+// RunTasks is RunPlan for tasks that are planned already.
+func RunTasks(ctx context.Context, o RunbookOptions, tasks []runbooks.Task) (RunResult, error) {
 	e := &engine{o: o, mask: o.Bound.Masker(), state: map[string]StepState{}, changed: make(chan struct{}, 1)}
 	if e.o.AtOnce == 0 {
 		e.o.AtOnce = 8

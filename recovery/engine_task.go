@@ -229,22 +229,30 @@ func (w *taskRun) wait(ctx context.Context, p *runbooks.Probe) error {
 	return waitFor(ctx, w.e.o.Ground, p, w.t.Env, func(why error) { w.tell(StepRunning, why) })
 }
 
-// waitFor looks at a probe until it is true, and stays so.
+// WaitFor looks at a probe until it is true, and stays so for as long as it says.
+func WaitFor(ctx context.Context, g Ground, p *runbooks.Probe, env []string) error {
+	return waitFor(ctx, g, p, env, func(error) {})
+}
+
+// waitFor tells as well what it waits for.
 func waitFor(ctx context.Context, g Ground, p *runbooks.Probe, env []string, waiting func(error)) error {
 	deadline := time.Now().Add(time.Duration(p.Within))
 	var since time.Time // it has been true
+	var last error
 	for {
 		one, cancel := context.WithTimeout(ctx, probeLimit)
 		err := g.Probe(one, p, env)
 		cancel()
 		now := time.Now()
 		switch {
+		case ctx.Err() != nil && last != nil:
+			return fmt.Errorf("%w: %w", context.Cause(ctx), last)
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil && now.After(deadline):
 			return fmt.Errorf("not within %s: %w", p.Within, err)
 		case err != nil:
-			since = time.Time{}
+			since, last = time.Time{}, err
 			waiting(err)
 		case since.IsZero():
 			since = now
@@ -254,9 +262,7 @@ func waitFor(ctx context.Context, g Ground, p *runbooks.Probe, env []string, wai
 				return nil
 			}
 		}
-		if err := sleep(ctx, probeEvery); err != nil {
-			return err
-		}
+		_ = sleep(ctx, probeEvery) // that it ended is seen above
 	}
 }
 

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +29,10 @@ type VacuumOptions struct {
 	Record io.Writer // gets a JSON line for each attempt; nil: none
 	// Blind records nothing at all: the vacuum is quicker, and has no verdict.
 	Blind bool
+
+	// Show is paths of the host that are visible, read-only, where they otherwise
+	// would not be.
+	Show []string
 
 	Memory   int64   // bytes; 0: no limit
 	CPUs     float64 // 0: no limit
@@ -104,27 +108,20 @@ type Vacuum struct {
 	o     VacuumOptions
 	names *sandbox.Names
 	relay *sandbox.Relay
-	ports relayPorts
+	port  uint16 // of the relay, inside
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
 	close []func() error // in this order, after the world is gone
 
-	mu    sync.Mutex
-	modes []sandbox.Mode // of each of Allow
-	errs  []error        // of what serves the world
+	mu   sync.Mutex
+	errs []error // of what serves the world
 }
-
-// relayPorts are those that redirected traffic goes to, inside.
-type relayPorts struct{ tcp4, tcp6, udp4, udp6 uint16 }
 
 const resolverAddress = "127.0.0.53:53"
 
 // Vacuum makes one. Close it after use; the end of this process ends it as well.
 func (s Site) Vacuum(ctx context.Context, o VacuumOptions) (_ *Vacuum, err error) {
 	v := &Vacuum{site: s, o: o, names: sandbox.NewNames()}
-	for _, c := range o.Allow {
-		v.modes = append(v.modes, c.Mode)
-	}
 	if !o.Blind {
 		v.Record = sandbox.NewRecord(o.Record)
 	}
@@ -185,6 +182,11 @@ func trustBundles() []string {
 // prepare says what the capabilities need of the vacuum's files.
 func (v *Vacuum) prepare(so *sandbox.Options, authority *sandbox.Authority) {
 	https := false
+	for _, path := range v.o.Show {
+		if len(so.Layers) > 0 || sandbox.StartsEmpty(path) {
+			so.Binds = append(so.Binds, path)
+		}
+	}
 	for _, c := range v.o.Allow {
 		switch c.Kind {
 		case sandbox.KindFile:
@@ -225,23 +227,25 @@ func (v *Vacuum) serve(ctx context.Context, authority *sandbox.Authority) error 
 	resolver := sandbox.NewResolver(sandbox.ResolverOptions{
 		Capabilities: v.o.Allow, Names: v.names, Denied: v.o.Denied, Record: v.Record, Address: resolverAddress,
 	})
+	if err := v.stream(ctx, "tcp4", "127.0.0.1:0", v.relay.ServeTCP); err != nil {
+		return err
+	}
+	port := strconv.Itoa(int(v.port))
 	for _, l := range []struct {
 		network, address string
-		port             *uint16
 		stream           func(context.Context, net.Listener) error
 		packet           func(context.Context, net.PacketConn) error
 	}{
-		{network: "tcp4", address: "127.0.0.1:0", port: &v.ports.tcp4, stream: v.relay.ServeTCP},
-		{network: "tcp6", address: "[::1]:0", port: &v.ports.tcp6, stream: v.relay.ServeTCP},
-		{network: "udp4", address: "127.0.0.1:0", port: &v.ports.udp4, packet: v.relay.ServeUDP},
-		{network: "udp6", address: "[::1]:0", port: &v.ports.udp6, packet: v.relay.ServeUDP},
+		{network: "tcp6", address: "[::1]:" + port, stream: v.relay.ServeTCP},
+		{network: "udp4", address: "127.0.0.1:" + port, packet: v.relay.ServeUDP},
+		{network: "udp6", address: "[::1]:" + port, packet: v.relay.ServeUDP},
 		{network: "tcp4", address: resolverAddress, stream: resolver.ServeTCP},
 		{network: "udp4", address: resolverAddress, packet: resolver.ServeUDP},
 	} {
 		if l.stream != nil {
-			err = v.stream(ctx, l.network, l.address, l.port, l.stream)
+			err = v.stream(ctx, l.network, l.address, l.stream)
 		} else {
-			err = v.packet(ctx, l.network, l.address, l.port, l.packet)
+			err = v.packet(ctx, l.network, l.address, l.packet)
 		}
 		if err != nil {
 			return err
@@ -252,32 +256,39 @@ func (v *Vacuum) serve(ctx context.Context, authority *sandbox.Authority) error 
 			continue
 		}
 		path := c.Path
-		if err := v.stream(ctx, "unix", path, nil, func(ctx context.Context, l net.Listener) error { return v.relay.ServeUnix(ctx, l, path) }); err != nil {
+		if err := v.stream(ctx, "unix", path, func(ctx context.Context, l net.Listener) error { return v.relay.ServeUnix(ctx, l, path) }); err != nil {
 			return err
 		}
 	}
-	return v.SetRules(ctx, v.rules())
+	return v.apply(ctx)
 }
 
-func (v *Vacuum) stream(ctx context.Context, network, address string, port *uint16, serve func(context.Context, net.Listener) error) error {
+// apply makes the rules those of the relay as it is now.
+func (v *Vacuum) apply(ctx context.Context) error {
+	rules, err := v.relay.Rules(v.port)
+	if err != nil {
+		return err
+	}
+	return v.SetRules(ctx, rules)
+}
+
+// stream serves a listener inside. The first one decides the relay's port.
+func (v *Vacuum) stream(ctx context.Context, network, address string, serve func(context.Context, net.Listener) error) error {
 	l, err := v.Listen(ctx, network, address)
 	if err != nil {
 		return err
 	}
-	if port != nil {
-		*port = uint16(l.Addr().(*net.TCPAddr).Port)
+	if a, ok := l.Addr().(*net.TCPAddr); ok && v.port == 0 {
+		v.port = uint16(a.Port)
 	}
 	v.wg.Go(func() { v.failed(serve(ctx, l)) })
 	return nil
 }
 
-func (v *Vacuum) packet(ctx context.Context, network, address string, port *uint16, serve func(context.Context, net.PacketConn) error) error {
+func (v *Vacuum) packet(ctx context.Context, network, address string, serve func(context.Context, net.PacketConn) error) error {
 	c, err := v.ListenPacket(ctx, network, address)
 	if err != nil {
 		return err
-	}
-	if port != nil {
-		*port = uint16(c.LocalAddr().(*net.UDPAddr).Port)
 	}
 	v.wg.Go(func() { v.failed(serve(ctx, c)) })
 	return nil
@@ -291,97 +302,18 @@ func (v *Vacuum) failed(err error) {
 	}
 }
 
-// rules sends what is allowed to the relay. What is dark by drop or refusal must
-// not even be accepted there.
-func (v *Vacuum) rules() []sandbox.Rule {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	var rules []sandbox.Rule
-	for i, c := range v.o.Allow {
-		for _, to := range v.reaches(c) {
-			for _, proto := range protosOf(c.Kind) {
-				r := sandbox.Rule{Proto: proto, To: to, Ports: c.Ports, Mode: v.modes[i]}
-				// The relay wedges what is wedged: it knows the connections that are open.
-				if r.Mode == sandbox.ModeAllow || r.Mode == sandbox.ModeWedge {
-					r.Mode, r.Port = sandbox.ModeAllow, v.ports.of(proto, to.Addr())
-				}
-				rules = append(rules, r)
-			}
-		}
-	}
-	return rules
-}
-
-func (p relayPorts) of(proto string, a netip.Addr) uint16 {
-	switch {
-	case proto == "tcp" && a.Is4():
-		return p.tcp4
-	case proto == "tcp":
-		return p.tcp6
-	case a.Is4():
-		return p.udp4
-	}
-	return p.udp6
-}
-
-func protosOf(k sandbox.Kind) []string {
-	switch k {
-	case sandbox.KindTCP, sandbox.KindHTTP, sandbox.KindLoopback:
-		return []string{"tcp"}
-	case sandbox.KindUDP:
-		return []string{"udp"}
-	case sandbox.KindDNS:
-		return []string{"tcp", "udp"}
-	case sandbox.KindUnix, sandbox.KindFile:
-	}
-	return nil
-}
-
-// reaches is where programs inside find a capability.
-func (v *Vacuum) reaches(c sandbox.Capability) []netip.Prefix {
-	whole := func(addrs ...netip.Addr) []netip.Prefix {
-		var all []netip.Prefix
-		for _, a := range addrs {
-			all = append(all, netip.PrefixFrom(a, a.BitLen()))
-		}
-		return all
-	}
-	switch c.Kind {
-	case sandbox.KindTCP, sandbox.KindUDP:
-		return []netip.Prefix{c.Prefix}
-	case sandbox.KindLoopback:
-		return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
-	case sandbox.KindDNS, sandbox.KindHTTP:
-		if a, err := netip.ParseAddr(c.Host); err == nil {
-			return whole(a)
-		}
-		v4, v6, err := v.names.Addresses(c.Host)
-		if err == nil { // the relay has asked for them before
-			return whole(v4, v6)
-		}
-	case sandbox.KindUnix, sandbox.KindFile:
-	}
-	return nil
-}
-
 // Set makes a capability dark, in the way that it says, or allowed again.
 func (v *Vacuum) Set(ctx context.Context, label string, dark bool) error {
-	v.mu.Lock()
 	mode := sandbox.ModeAllow
-	for i, c := range v.o.Allow {
-		if c.Label() != label {
-			continue
+	for _, c := range v.o.Allow {
+		if dark && c.Label() == label {
+			mode = c.Dark
 		}
-		if v.modes[i] = sandbox.ModeAllow; dark {
-			v.modes[i] = c.Dark
-		}
-		mode = v.modes[i]
 	}
-	v.mu.Unlock()
 	if err := v.relay.SetMode(label, mode); err != nil {
 		return err
 	}
-	return v.SetRules(ctx, v.rules())
+	return v.apply(ctx)
 }
 
 // Close ends the vacuum and tells what was tried in it; what would be in vain on
@@ -441,4 +373,3 @@ func systemRoots() *x509.CertPool {
 	}
 	return p
 }
-

@@ -31,14 +31,6 @@ func plainFlow(s string) bool {
 	return true
 }
 
-func flowList(l []string) string {
-	out := make([]string, len(l))
-	for i, s := range l {
-		out[i] = flowText(s)
-	}
-	return "[" + strings.Join(out, ", ") + "]"
-}
-
 // shellQuote writes one argument for a shell. ${name} in it stays a variable.
 func shellQuote(s string) string {
 	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./_-") == "" {

@@ -1,5 +1,10 @@
 package runbooks
 
+import (
+	"strconv"
+	"strings"
+)
+
 // Rehearsal says how the recovery of a service is proved.
 type Rehearsal struct {
 	node       `yaml:"-"`
@@ -50,5 +55,12 @@ func (c Condition) String() string {
 	if c.Name != "" {
 		return flowText(c.Name)
 	}
-	return "{any_of: " + flowList(c.AnyOf) + "}"
+	out := make([]string, len(c.AnyOf))
+	for i, s := range c.AnyOf {
+		// One brace deeper, the library takes a colon inside of a word for a mapping.
+		if out[i] = flowText(s); strings.Contains(s, ":") {
+			out[i] = strconv.Quote(s)
+		}
+	}
+	return "{any_of: [" + strings.Join(out, ", ") + "]}"
 }

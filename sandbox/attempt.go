@@ -71,8 +71,9 @@ type Attempt struct {
 	Detail     string    `json:"detail,omitempty"` // why, for people
 	Sources    []Source  `json:"sources"`
 
-	via  [2]string // proto and destination of what carried it
-	flow uint64    // packets: source port and sequence number, which tell a repeated SYN from a new attempt
+	via    [2]string // proto and destination of what carried it
+	flow   uint64    // packets: source port and sequence number, which tell a repeated SYN from a new attempt
+	device uint64    // unix: the file system that the path leads to; 0 if that is not known
 }
 
 // Via says which connection carried the attempt, so that a [Record] can tell

@@ -20,11 +20,13 @@ type message struct {
 	Start  *start    `json:"start,omitempty"`
 	Listen *endpoint `json:"listen,omitempty"`
 	Rules  *ruleset  `json:"rules,omitempty"`
+	Join   *join     `json:"join,omitempty"` // to the process that holds a segment
 
 	Exited   *int     `json:"exited,omitempty"` // the wait status of what Start with this ID started
 	Error    string   `json:"error,omitempty"`
 	Errno    int      `json:"errno,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
+	PID      int      `json:"pid,omitempty"` // of what Join started
 }
 
 // setup is what the first process needs to build the world.
@@ -40,6 +42,7 @@ type setup struct {
 	Address6 netip.Prefix      `json:"address6"`
 	Rules    ruleset           `json:"rules"`
 	Record   bool              `json:"record"`
+	Segment  bool              `json:"segment"` // eth0 is there, and leads to the hosts of Rules.Peers
 }
 
 // start is a command to run.

@@ -3,16 +3,71 @@ package sandbox
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
+// families are the address families that a program in the vacuum may make a
+// socket of. The others know no network namespaces, vsock among them, or nobody
+// has looked whether they do.
+var families = [...]uint32{afUnix, afInet, afInet6, afNetlink, afPacket}
+
+// refusal is what a call that was seen ends with, in place of going on: 0 for
+// most. The family stands in a register, so that the program cannot change it
+// while it is looked at.
+func (c call) refusal() unix.Errno {
+	if c.nr != c.abi.socket || slices.Contains(families[:], uint32(c.args[0])) {
+		return 0
+	}
+	return unix.EAFNOSUPPORT
+}
+
+// startRecorded makes the thread that starts commands when there is a record.
+// The watcher refuses the families (see refusal), and so they are in the record.
+func startRecorded() (*watchedThread, int, error) {
+	t, listener, err := startWatched()
+	if err != nil {
+		return nil, -1, err
+	}
+	t.do(func() {
+		if err = refuse(false); err == nil {
+			err = dropCapabilities()
+		}
+	})
+	if err != nil {
+		t.close()
+		_ = unix.Close(listener)
+		return nil, -1, err
+	}
+	return t, listener, nil
+}
+
+// dropCapabilities leaves what this thread starts with no more than kept.
+func dropCapabilities() error {
+	for c := uintptr(0); c < 64; c++ {
+		if slices.Contains(kept[:], c) {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL {
+			return nil // the kernel's last one was before
+		} else if err != nil {
+			return fmt.Errorf("dropping capability %d: %w", c, err)
+		}
+	}
+	return nil
+}
+
 // refuseFamilies puts this thread, and what it starts, under a filter: sockets of
 // families that know no network namespaces (vsock among them) cannot be made, nor
-// rings that would make them unseen. Its refusal comes before the report of
-// notifyFilter, so that such a socket is not in the record.
-func refuseFamilies() error {
+// rings that would make them unseen. It is for runs without a record: its
+// refusal would come before the report of notifyFilter.
+func refuseFamilies() error { return refuse(true) }
+
+// refuse refuses rings, what makes a socket without saying its family in a
+// register, and, if asked, the families.
+func refuse(others bool) error {
 	const (
 		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		jeq   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
@@ -30,20 +85,23 @@ func refuseFamilies() error {
 			body = append(body, unix.SockFilter{Code: jeq, K: nr, Jf: 1}, unix.SockFilter{Code: ret, K: errno | uint32(unix.ENOSYS)})
 		}
 		if a.socketcall != noCall {
-			// Its arguments stand in memory, where a filter cannot look. The C
-			// libraries have used the single calls since Linux 4.3.
+			// Its arguments stand in memory, where a filter cannot look, and where a
+			// program could change them under a watcher's eyes. 32-bit C libraries
+			// that were built for kernels before 4.3 make all their sockets so.
 			body = append(body, unix.SockFilter{Code: jeq, K: a.socketcall, Jf: 4},
 				unix.SockFilter{Code: load, K: offArgs},
 				unix.SockFilter{Code: jeq, K: callSocket, Jt: 1},
 				unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW},
 				unix.SockFilter{Code: ret, K: errno | uint32(unix.ENOSYS)})
 		}
-		families := []uint32{afUnix, afInet, afInet6, afNetlink, afPacket}
-		body = append(body, unix.SockFilter{Code: jeq, K: a.socket, Jf: uint8(2 + len(families))}, unix.SockFilter{Code: load, K: offArgs})
-		for i, f := range families {
-			body = append(body, unix.SockFilter{Code: jeq, K: f, Jt: uint8(len(families) - i)})
+		if others {
+			body = append(body, unix.SockFilter{Code: jeq, K: a.socket, Jf: uint8(2 + len(families))}, unix.SockFilter{Code: load, K: offArgs})
+			for i, f := range families {
+				body = append(body, unix.SockFilter{Code: jeq, K: f, Jt: uint8(len(families) - i)})
+			}
+			body = append(body, unix.SockFilter{Code: ret, K: errno | uint32(unix.EAFNOSUPPORT)})
 		}
-		body = append(body, unix.SockFilter{Code: ret, K: errno | uint32(unix.EAFNOSUPPORT)}, unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW})
+		body = append(body, unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW})
 		filter = append(filter, unix.SockFilter{Code: jeq, K: a.arch, Jf: uint8(len(body))})
 		filter = append(filter, body...)
 	}

@@ -24,11 +24,22 @@ const controlFD = 3
 // Init turns this process into the first one of a vacuum, if [Up] started it as
 // such, and does not return then. A program that calls Up must call Init at the
 // beginning of its main function (a test, of TestMain).
+//
+// The same for the process that holds a [Fabric]'s segment, and the one that
+// becomes the command of [Guard].
 func Init() {
-	if len(os.Args) != 1 || os.Args[0] != initName || os.Getpid() != 1 {
+	var run func() error
+	switch {
+	case len(os.Args) == 1 && os.Args[0] == initName && os.Getpid() == 1:
+		run = first
+	case len(os.Args) == 1 && os.Args[0] == segmentName:
+		run = holdSegment
+	case len(os.Args) > 1 && os.Args[0] == guardName:
+		run = becomeGuarded
+	default:
 		return
 	}
-	if err := first(); err != nil {
+	if err := run(); err != nil {
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -137,8 +148,22 @@ func (w *world) setUp(s *setup) (watching []int, warnings []string, err error) {
 			return nil, nil, err
 		}
 		watching = append(watching, log)
+		for _, host := range s.Rules.Peers {
+			log, err := openPeerLog(host)
+			if err != nil {
+				closeAll(watching)
+				return nil, nil, err
+			}
+			watching = append(watching, log)
+		}
 	}
-	thread, listener, err := startConfined(s.Record)
+	var thread *watchedThread
+	listener := -1
+	if s.Record {
+		thread, listener, err = startRecorded()
+	} else {
+		thread, _, err = startConfined(false)
+	}
 	if err != nil {
 		closeAll(watching)
 		return nil, nil, err
@@ -270,7 +295,7 @@ func (w *world) listen(e endpoint) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	f, err := l.(filer).File()
 	if err != nil {
 		return nil, err

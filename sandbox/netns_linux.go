@@ -57,8 +57,11 @@ func buildNetwork(s *setup) (warning string, err error) {
 	if err := local(loopback, 0); err != nil {
 		return "", err
 	}
-	eth, err := addEth0(h)
-	if err != nil {
+	eth, err := eth0(h, s.Segment)
+	switch {
+	case err != nil && s.Segment:
+		return "", err
+	case err != nil:
 		return err.Error(), nil // no traffic needs it
 	}
 	for _, p := range []netip.Prefix{s.Address4, s.Address6} {
@@ -71,6 +74,11 @@ func buildNetwork(s *setup) (warning string, err error) {
 		}
 		if err := h.AddrAdd(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: eth}}, &a); err != nil {
 			return "", fmt.Errorf("adding %s to eth0: %w", p, err)
+		}
+	}
+	for _, host := range s.Rules.Peers {
+		if err := addPeer(h, eth, s.Rules.Host, host); err != nil {
+			return "", err
 		}
 	}
 	// What a program binds to eth0, or sends to a link-local address there, is
@@ -87,16 +95,19 @@ func buildNetwork(s *setup) (warning string, err error) {
 	return "", nil
 }
 
-// addEth0 makes an interface without a link-local address, for software that
-// looks for one: of the first kind that the kernel has. A bridge comes last, for
-// the kernel takes 20 ms to undo one, and meanwhile no other vacuum gets on.
-func addEth0(h *netlink.Handle) (index int, err error) {
+// eth0 makes an interface without a link-local address, for software that looks
+// for one: of the first kind that the kernel has. A bridge comes last, for the
+// kernel takes 20 ms to undo one, and meanwhile no other vacuum gets on. On a
+// segment it is there already.
+func eth0(h *netlink.Handle, there bool) (index int, err error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "eth0"
 	var l netlink.Link
-	for _, l = range []netlink.Link{&netlink.Dummy{LinkAttrs: attrs}, &netlink.Ifb{LinkAttrs: attrs}, &netlink.Bridge{LinkAttrs: attrs}} {
-		if err = h.LinkAdd(l); err == nil {
-			break
+	if !there {
+		for _, l = range []netlink.Link{&netlink.Dummy{LinkAttrs: attrs}, &netlink.Ifb{LinkAttrs: attrs}, &netlink.Bridge{LinkAttrs: attrs}} {
+			if err = h.LinkAdd(l); err == nil {
+				break
+			}
 		}
 	}
 	if err == nil {

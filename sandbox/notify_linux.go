@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 	"unsafe"
@@ -43,9 +44,10 @@ const (
 // under the filter is gone, and closes fd. Each call is reported to seen before
 // it goes on, once per destination (sendmmsg may have many), as an observation
 // of FromSyscall without a Host; seen may judge it and add it to the record, and
-// must be quick, for the program waits. Every call goes on, whatever was seen:
-// what a program writes between the reading and the going on is not noticed
-// here, but by the comparison with the packets.
+// must be quick, for the program waits. Every call goes on, whatever was seen,
+// but one for a socket of a family that is refused: what a program writes between
+// the reading and the going on is not noticed here, but by the comparison with
+// the packets.
 //
 // A call that could not be read is reported with the protocol "unknown", which
 // a Record takes as a loss.
@@ -114,7 +116,7 @@ type watcher struct {
 	abis map[uint32]abi
 }
 
-// next takes one notification, reports it and lets the call go on.
+// next takes one notification, reports it and lets the call go on, or refuses it.
 func (w *watcher) next() error {
 	var n notification
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&n))); errno != 0 {
@@ -123,8 +125,12 @@ func (w *watcher) next() error {
 		}
 		return errno
 	}
-	w.report(n)
+	c := call{abi: w.abis[n.data.arch], nr: uint32(n.data.nr), args: n.data.args}
+	w.report(n, c)
 	r := response{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+	if errno := c.refusal(); errno != 0 {
+		r.err, r.flags = -int32(errno), 0
+	}
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&r))); errno != 0 && errno != unix.ENOENT {
 		return errno
 	}
@@ -138,7 +144,7 @@ func (w *watcher) alive(n notification) bool {
 	return errno == 0
 }
 
-func (w *watcher) report(n notification) {
+func (w *watcher) report(n notification, c call) {
 	read := func(addr uint64, b []byte) error {
 		local := []unix.Iovec{{Base: &b[0]}}
 		local[0].SetLen(len(b))
@@ -149,7 +155,6 @@ func (w *watcher) report(n notification) {
 		return err
 	}
 	now := time.Now()
-	c := call{abi: w.abis[n.data.arch], nr: uint32(n.data.nr), args: n.data.args}
 	targets, err := c.targets(read)
 	if errors.Is(err, unix.EFAULT) {
 		return // the kernel will not be able to read it either
@@ -187,13 +192,16 @@ func (w *watcher) report(n notification) {
 // attempt is what a process is about to reach.
 func (p *process) attempt(t target) (Attempt, bool) {
 	if t.socket {
-		switch t.family {
-		case afPacket:
-			return Attempt{Proto: protoPacket, Destination: "socket", Verdict: Blocked}, true
-		case afVsock:
-			return Attempt{Proto: protoVsock, Destination: "socket", Verdict: Inside}, true
+		a := Attempt{Proto: "family-" + strconv.Itoa(t.family), Destination: "socket", Verdict: Blocked, Outcome: Refused, Detail: "no address family of a vacuum"}
+		switch {
+		case t.family == afPacket:
+			a = Attempt{Proto: protoPacket, Destination: "socket", Verdict: Blocked}
+		case t.family == afVsock:
+			a.Proto = protoVsock
+		case slices.Contains(families[:], uint32(t.family)):
+			return Attempt{}, false // by socketcall, at whose arguments no filter looks
 		}
-		return Attempt{Proto: "family-" + strconv.Itoa(t.family), Destination: "socket", Verdict: Inside}, true
+		return a, true
 	}
 	s, ok := parseSockaddr(t.addr, t.send)
 	if !ok {

@@ -133,7 +133,10 @@ func (w *World) setup() setup {
 		s.Work = append(s.Work, home)
 	}
 	s.Address4, s.Address6 = ownAddresses(o.Host)
-	w.rules = ruleset{Own: ownPrefixes(s.Address4, s.Address6), Dark: o.Dark, Log: s.Record, Rules: o.Rules}
+	w.rules = ruleset{Own: ownPrefixes(s.Address4, s.Address6), Dark: o.Dark, Log: s.Record, Rules: o.Rules, Host: o.Host}
+	if w.fabric != nil {
+		s.Segment, w.rules.Peers = true, w.fabric.others(o.Host)
+	}
 	s.Rules = w.rules
 	return s
 }

@@ -131,7 +131,7 @@ func parsePacket(b []byte) (header, bool) {
 		return header{}, false
 	}
 	h := header{proto: protoName(int(next)), dst: netip.AddrPortFrom(dst, 0)}
-	if (next == 6 || next == 17) && first && len(b) >= 8 {
+	if hasPorts(next) && first && len(b) >= 8 {
 		h.dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(b[2:]))
 		if next == 6 {
 			h.flow = 1<<48 | uint64(binary.BigEndian.Uint16(b))<<32 | uint64(binary.BigEndian.Uint32(b[4:]))
@@ -171,12 +171,22 @@ func skipExtensions(b []byte, next byte) ([]byte, byte, bool) {
 	return nil, next, first
 }
 
-// protoName names an IP protocol number.
+// hasPorts says that a protocol's header begins with two ports.
+func hasPorts(protocol byte) bool {
+	switch protocol {
+	case 6, 17, 33, 132, 136: // TCP, UDP, DCCP, SCTP, UDP-Lite
+		return true
+	}
+	return false
+}
+
+// protoName names an IP protocol number. Linux has one more for Multipath TCP
+// (RFC 8684), whose packets are TCP's.
 func protoName(n int) string {
 	switch n {
 	case 1, 58:
 		return "icmp"
-	case 6:
+	case 6, 262:
 		return "tcp"
 	case 17:
 		return "udp"

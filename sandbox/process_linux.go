@@ -115,7 +115,8 @@ func addrOnly(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Add
 
 // unix says whether a unix socket is there, and whether anything in the
 // process's network namespace has bound it: the file of a host's daemon may
-// shine through a lower layer, with nobody behind it.
+// shine through a lower layer, with nobody behind it, or may have been bound in,
+// which its file system tells.
 func (p *process) unix(s sockaddr) Attempt {
 	a := Attempt{Proto: s.proto, Destination: s.dest}
 	if s.proto == protoUnix {
@@ -124,7 +125,8 @@ func (p *process) unix(s sockaddr) Attempt {
 			cwd, _ = os.Readlink(p.proc("cwd"))
 		}
 		a.Destination = absolute(cwd, s.path)
-		if !p.exists(a.Destination) {
+		var there bool
+		if a.device, there = p.deviceOf(a.Destination); !there {
 			a.Verdict, a.Outcome = Blocked, NotFound
 			return a
 		}
@@ -138,19 +140,55 @@ func (p *process) unix(s sockaddr) Attempt {
 	return a
 }
 
-// exists follows a path below the process's own root.
-func (p *process) exists(path string) bool {
-	root, err := unix.Open(p.proc("root"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return true // cannot tell: stay with what the call will say
+// deviceOf follows a path below the process's own root to the number of its file
+// system, 0 if that cannot be told.
+func (p *process) deviceOf(path string) (device uint64, there bool) {
+	at, rest := p.startOf(path)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	if at != "root" {
+		how.Resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
 	}
-	defer unix.Close(root)
-	fd, err := unix.Openat2(root, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	fd, err := unix.Open(p.proc(at), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err != unix.ENOENT && err != unix.ENOTDIR && err != unix.ELOOP
+		return 0, true // stay with what the call will say
 	}
-	_ = unix.Close(fd)
-	return true
+	defer unix.Close(fd)
+	if rest != "" {
+		below, err := unix.Openat2(fd, rest, &how)
+		if err != nil {
+			return 0, err != unix.ENOENT && err != unix.ENOTDIR
+		}
+		defer unix.Close(below)
+		fd = below
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, true
+	}
+	return st.Dev, true
+}
+
+// startOf is the file below the process's directory of /proc that a path begins
+// at: its root, or what the path itself goes through, as in /proc/self/fd/3/x,
+// by which programs reach sockets whose path is too long.
+func (p *process) startOf(path string) (at, rest string) {
+	p.ids()
+	for _, self := range []string{"self", "thread-self", strconv.Itoa(p.pid)} {
+		s, ok := strings.CutPrefix(path, "/proc/"+self+"/")
+		if !ok {
+			continue
+		}
+		at, rest, _ = strings.Cut(s, "/")
+		n := ""
+		if at == "fd" {
+			n, rest, _ = strings.Cut(rest, "/")
+			at += "/" + n
+		}
+		if _, err := strconv.ParseUint(n, 10, 31); err == nil || at == "root" || at == "cwd" {
+			return at, rest
+		}
+	}
+	return "root", path
 }
 
 // readAll reads a whole file of the process, at most 1 MiB of it.

@@ -22,8 +22,9 @@ type Upstream func(ctx context.Context, network, address string) (net.Conn, erro
 var ErrNoCapability = errors.New("no such capability")
 
 const (
-	maxCarried = 4096 // connections carried at once; a program that wants more is refused
-	dialLimit  = 30 * time.Second
+	maxCarried  = 4096 // connections carried at once; a program that wants more is refused
+	maxRecorded = 1024 // bytes of a destination or reason
+	dialLimit   = 30 * time.Second
 )
 
 // RelayOptions say what a [Relay] carries, and for whom.
@@ -185,11 +186,20 @@ func (r *Relay) dial(ctx context.Context, g *gate, network string, to netip.Addr
 	return nil, errors.Join(errs...)
 }
 
+// short keeps what a program made up from filling the record's memory.
+func short(s string) string {
+	if len(s) > maxRecorded {
+		return s[:maxRecorded] + "..."
+	}
+	return s
+}
+
 func (r *Relay) add(a Attempt) {
 	if r.o.Record == nil {
 		return
 	}
 	a.Host, a.Sources = r.o.Host, []Source{FromRelay}
+	a.Destination, a.Detail = short(a.Destination), short(a.Detail)
 	if a.First.IsZero() {
 		a.First = time.Now()
 	}
@@ -236,7 +246,7 @@ func (r *Relay) serve(ctx context.Context, l net.Listener, handle func(context.C
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	for pause := time.Duration(0); ; {
 		c, err := l.Accept()
 		if err != nil {

@@ -18,6 +18,8 @@ const (
 	holdLimit = 2 * time.Minute
 	flowChunk = 32 << 10
 
+	firstChunk = 4 << 10
+
 	socketBuffer = 256 << 10
 )
 
@@ -217,7 +219,7 @@ func (f *flow) forward(ctx context.Context, g *gate, to netip.AddrPort) {
 // is held goes first; begun is called when the first bytes have passed.
 func (f *flow) stream(dst, src net.Conn, moved *atomic.Int64, held []byte, begun func()) error {
 	var p pace
-	buf := make([]byte, flowChunk)
+	buf := make([]byte, firstChunk) // many connections wait long for their first bytes
 	pass := func(b []byte) error {
 		g := f.gate.Load()
 		if err := f.sleep(p.delay(&g.Capability, len(b), time.Now())); err != nil {
@@ -244,6 +246,9 @@ func (f *flow) stream(dst, src net.Conn, moved *atomic.Int64, held []byte, begun
 		var err error
 		if c := &f.gate.Load().Capability; !p.begun || c.Bandwidth > 0 {
 			var n int
+			if p.begun && len(buf) < flowChunk {
+				buf = make([]byte, flowChunk)
+			}
 			if n, err = src.Read(buf[:chunk(c, len(buf))]); n > 0 {
 				if e := pass(buf[:n]); e != nil {
 					return e

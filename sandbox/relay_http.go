@@ -240,7 +240,7 @@ func (p *client) linger() {
 	_ = closeWrite(p.c)
 	t := time.AfterFunc(lingerTime, p.f.abort)
 	defer t.Stop()
-	_, _ = io.CopyN(io.Discard, p.c, lingerBytes)
+	_, _ = io.CopyN(io.Discard, p.f.client, lingerBytes) // past p.c, which a body may still be read from
 }
 
 // forward sends a request on and its response back. It says whether another

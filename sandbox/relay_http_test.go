@@ -148,6 +148,7 @@ func TestHTTPNginx(t *testing.T) {
 		{[]string{url + "/v2/%2e%2e/secret/key"}, "[403 1]"},
 		{[]string{url + "/v2/..%2fsecret/key"}, "[403 1]"},
 		{[]string{url + "/v2//..//secret/key"}, "[403 1]"},
+		{[]string{url + "/v2%2flist"}, "[403 1]"}, // some servers see no slash there
 		{[]string{url + "/v2/%252e%252e/secret/key"}, "encoded twice\n[400 1]"},
 		{[]string{url + "/v2/..;/secret/key"}, "[400 1]"},
 		{[]string{url + "/v2/..%5csecret"}, "[400 1]"},
@@ -167,6 +168,8 @@ func TestHTTPNginx(t *testing.T) {
 		wantText(t, "curl "+strings.Join(c.args, " "), r.curl(t, c.args...), c.want)
 	}
 	wantText(t, "CONNECT", raw(t, r, "CONNECT store.example:80 HTTP/1.1\r\nHost: store.example\r\n\r\n"), "403 Forbidden")
+	r.curl(t, url+"/"+strings.Repeat("long/", 2000))
+	wantAttempt(t, r.record, "http", ("GET http://store.example/" + strings.Repeat("long/", 2000))[:maxRecorded]+"...", Blocked, whatever)
 	a := wantAttempt(t, r.record, "http", "DELETE http://store.example/v2/list", Blocked, whatever)
 	if a.Outcome != Denied || a.Capability != "store:read" || !strings.HasPrefix(a.Detail, "method DELETE") {
 		t.Errorf("record = %+v; want denied under store:read with the reason", a)
@@ -352,3 +355,57 @@ func TestHTTPUnreachable(t *testing.T) {
 	wantAttempt(t, r.record, "http", "GET http://store.example/", Allowed, func(a Attempt) bool { return a.Outcome == Broken })
 }
 
+// A server that answers before it has read the body leaves the rest of it on the
+// connection: it must not become a request.
+func TestHTTPEarlyAnswer(t *testing.T) {
+	server := tcpServer(t, func(c *net.TCPConn) {
+		br := bufio.NewReader(c)
+		for {
+			l, err := br.ReadString('\n')
+			if err != nil {
+				return
+			}
+			if l == "\r\n" {
+				break
+			}
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		_, _ = io.Copy(io.Discard, br)
+	})
+	r := newRig(t, "store.example:80", server, nil, "http:http://store.example")
+	inner := "GET /inner HTTP/1.1\r\nHost: store.example\r\n\r\n"
+	c := dial(t, r.addr)
+	send(t, c, fmt.Sprintf("POST /outer HTTP/1.1\r\nHost: store.example\r\nContent-Length: %d\r\n\r\n", len(inner)+10))
+	br := bufio.NewReader(c)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil {
+		t.Errorf("body = %q, %v; want ok", b, err)
+	}
+	send(t, c, inner)
+	_ = c.CloseWrite()
+	if b, _ := io.ReadAll(br); len(b) != 0 {
+		t.Errorf("then came %q; want the end", b)
+	}
+	for _, a := range r.record.Attempts() {
+		if strings.Contains(a.Destination, "inner") || strings.HasPrefix(a.Destination, "?") {
+			t.Errorf("record = %+v; want nothing that was read from the body", a)
+		}
+	}
+}
+
+// The reason reaches a client that was still sending.
+func TestHTTPDeniedUpload(t *testing.T) {
+	server, _ := upstreamHTTP(t)
+	r := newRig(t, "store.example:80", server, nil, "http:http://store.example;GET")
+	for range 5 {
+		c := dial(t, r.addr)
+		send(t, c, "POST / HTTP/1.1\r\nHost: store.example\r\nContent-Length: 200000\r\n\r\n"+strings.Repeat("x", 200000))
+		time.Sleep(20 * time.Millisecond) // an answer lost to a reset is lost by now
+		if b, err := io.ReadAll(c); err != nil || !strings.Contains(string(b), "method POST is not among GET") {
+			t.Fatalf("ReadAll() = %q, %v; want the reason", b, err)
+		}
+	}
+}

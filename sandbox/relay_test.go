@@ -216,7 +216,12 @@ func TestRelayHalfClose(t *testing.T) {
 	if a.Sent != 3000000 || a.Received != 13 || a.Outcome != Answered || a.Capability != "store" || a.Count != 1 {
 		t.Errorf("record = %+v; want one answered attempt under store with 3000000 and 13 bytes", a)
 	}
-	if want := "tcp 10.0.0.1:443"; len(r.dialed) != 1 || r.dialed[0] != want {
+	c = dial(t, r.addr) // that says nothing
+	_ = c.CloseWrite()
+	if b, err := io.ReadAll(c); string(b) != "0 <nil>" || err != nil {
+		t.Errorf("ReadAll() = %q, %v; want an answer to nothing", b, err)
+	}
+	if want := "tcp 10.0.0.1:443"; len(r.dialed) != 2 || r.dialed[0] != want {
 		t.Errorf("dialed %q; want %q", r.dialed, want)
 	}
 }
@@ -482,4 +487,35 @@ func TestRelayUnix(t *testing.T) {
 	send(t, c, "hello")
 	expect(t, c, "hello")
 	wantAttempt(t, r.record, "unix", "/run/x.sock", Allowed, whatever)
+}
+
+// darkening is a connection that goes dark in the moment its deadline is lifted.
+type darkening struct {
+	net.Conn
+	g    *gate
+	once sync.Once
+}
+
+func (d *darkening) SetReadDeadline(at time.Time) error {
+	if at.IsZero() {
+		d.once.Do(func() { d.g.set(ModeDrop) })
+	}
+	return nil
+}
+
+func TestRelayReadyInTheDark(t *testing.T) {
+	g := newGate(Capability{Mode: ModeAllow})
+	_, f := newFlow(t.Context(), &Relay{}, &net.TCPConn{}, Attempt{})
+	f.gate.Store(g)
+	ready := make(chan error, 1)
+	go func() { ready <- f.ready(&darkening{g: g}) }()
+	select {
+	case err := <-ready:
+		t.Errorf("ready() = %v while it is dark; want it to wait", err)
+	case <-time.After(50 * time.Millisecond):
+		g.set(ModeAllow)
+		if err := <-ready; err != nil {
+			t.Errorf("ready() = %v; want nil", err)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -223,4 +224,32 @@ func FuzzHello(f *testing.F) {
 			t.Errorf("readHello(%x) kept %x; want what was sent", b, h.bytes)
 		}
 	})
+}
+
+func TestAlerts(t *testing.T) {
+	hello := "\x16\x03\x01\x00\x04abcd"
+	for _, c := range []struct {
+		in   string
+		want bool
+	}{
+		{hello + "\x15\x03\x03\x00\x02\x02\x30", true},                              // unknown_ca
+		{hello + "\x14\x03\x03\x00\x01\x01" + "\x15\x03\x03\x00\x02\x02\x2a", true}, // bad_certificate
+		{hello + "\x15\x03\x03\x00\x02\x02\x28", false},                             // handshake_failure
+		{hello + "\x17\x03\x03\x00\x07\x15\x03\x03\x00\x02\x02\x30", false},         // inside a record
+		{"\x15\x03", false},
+	} {
+		for _, step := range []int{1, 3, 100} {
+			client, server := net.Pipe()
+			go func() {
+				for b := []byte(c.in); len(b) > 0; b = b[min(step, len(b)):] {
+					_, _ = client.Write(b[:min(step, len(b))])
+				}
+				client.Close()
+			}()
+			a := &alerts{Conn: server}
+			if b, err := io.ReadAll(a); string(b) != c.in || err != nil || a.refused != c.want {
+				t.Errorf("reading %q by %d: %q, %v, refused %v; want %v", c.in, step, b, err, a.refused, c.want)
+			}
+		}
+	}
 }

@@ -57,7 +57,7 @@ func (r *Relay) ServeUDP(ctx context.Context, conn net.PacketConn) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if c, ok := conn.(*net.UDPConn); ok {
 		_ = c.SetReadBuffer(udpSocketRoom)
 	}

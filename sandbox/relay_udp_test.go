@@ -114,7 +114,7 @@ func TestRelayUDPSlow(t *testing.T) {
 func TestRelayUDPManyFlows(t *testing.T) {
 	r := newRig(t, "10.0.0.1:123", udpServer(t), nil, "udp:10.0.0.1:123")
 	addr := r.udp(t)
-	for range maxUDPFlows + 100 {
+	for range maxUDPFlows + 400 {
 		c, err := net.Dial("udp", addr)
 		if err != nil {
 			t.Fatal(err)

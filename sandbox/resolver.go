@@ -69,7 +69,7 @@ func NewResolver(o ResolverOptions) *Resolver {
 func (r *Resolver) ServeUDP(ctx context.Context, conn net.PacketConn) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	buf := make([]byte, maxQuestion)
 	for {
 		n, from, err := conn.ReadFrom(buf)
@@ -93,7 +93,7 @@ func (r *Resolver) ServeTCP(ctx context.Context, l net.Listener) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	slots := make(chan struct{}, maxDNSStreams)
 	for {
 		c, err := l.Accept()

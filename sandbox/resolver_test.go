@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,6 +83,7 @@ func TestResolverDig(t *testing.T) {
 		out, _ := exec.Command("dig", append([]string{"-r", "@127.0.0.1", "-p", port, "+tries=1", "+time=1"}, args...)...).CombinedOutput()
 		return string(out)
 	}
+	var all sync.WaitGroup
 	for _, c := range []struct {
 		args []string
 		want string
@@ -102,8 +104,9 @@ func TestResolverDig(t *testing.T) {
 		{[]string{"sub.store.example"}, "no servers could be reached"},
 		{[]string{"CH", "TXT", "store.example"}, "no servers could be reached"},
 	} {
-		wantText(t, "dig "+strings.Join(c.args, " "), dig(c.args...), c.want)
+		all.Go(func() { wantText(t, "dig "+strings.Join(c.args, " "), dig(c.args...), c.want) })
 	}
+	all.Wait()
 	a := wantAttempt(t, record, "dns", "store.example A", Allowed, func(a Attempt) bool { return a.Count >= 4 })
 	if a.Capability != "store" || a.PID != 7 || a.Executable != "/usr/bin/dig" {
 		t.Errorf("record = %+v; want it under store, by the process that asked", a)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -111,6 +112,17 @@ var covered = [...]string{"/proc", "/sys", "/dev", "/run", "/tmp", "/var/run", "
 var apparitions = [...]string{
 	"proc", "sysfs", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "debugfs", "tracefs", "securityfs", "bpf", "pstore",
 	"nsfs", "autofs", "rpc_pipefs", "fusectl", "binfmt_misc", "configfs", "hugetlbfs", "efivarfs", "selinuxfs", "nfsd",
+}
+
+// served are file systems whose files come from a server, or a daemon of the
+// host: who reads one is on the network, past every rule.
+var served = [...]string{
+	"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "afs", "coda", "ceph", "lustre", "gpfs", "beegfs", "orangefs", "pvfs2",
+	"gfs2", "ocfs2", "fuse", "fuseblk",
+}
+
+func isServed(kind string) bool {
+	return slices.Contains(served[:], kind) || strings.HasPrefix(kind, "fuse.")
 }
 
 func within(path, dir string) bool {

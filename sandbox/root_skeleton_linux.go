@@ -43,6 +43,13 @@ func (b *rootBuilder) bone(dir *os.File, path string) error {
 	name, to := filepath.Base(path), filepath.Join(b.root(), path)
 	dirfd := int(dir.Fd())
 	fail := func(err error) error { return fmt.Errorf("copying %s: %w", path, err) }
+	if kind := b.mounts[path]; isServed(kind) { // not even looked at: its server may be gone
+		b.warnings = append(b.warnings, fmt.Sprintf("%s is empty: it is %s, whose files come from a server", path, kind))
+		if err := os.Mkdir(to, 0o755); err != nil {
+			return fail(err)
+		}
+		return nil
+	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT); err != nil {
 		return nil // gone meanwhile, or the user may not look

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -31,6 +32,10 @@ type ruleset struct {
 	Wedge uint16         `json:"wedge"` // the port of the listener that nobody accepts from
 	Log   bool           `json:"log"`
 	Rules []Rule         `json:"rules"`
+
+	Host  int   `json:"host"`  // this one's number
+	Peers []int `json:"peers"` // the hosts that eth0 leads to
+	Cut   []int `json:"cut"`   // those of them that are partitioned off
 }
 
 // The rules, as nft(8) would show them (out, lost and the logging only with a record):
@@ -42,23 +47,30 @@ type ruleset struct {
 //	  }
 //	  chain turn {
 //	    type nat hook output priority dstnat
-//	    RULE: redirect to :PORT          allow
+//	    RULE: redirect to :PORT          allow; OWN left out where a rule is wider
 //	    RULE: log "dark" redirect to :W  wedge, tcp
 //	    RULE: return                     drop, refuse
-//	    OWN: return                      with --dark wedge only, as is the next
+//	    OWN, PEERS: return               with --dark wedge only, as is the next
 //	    meta l4proto tcp log "dark" redirect to :W
 //	  }
 //	  chain lost {
 //	    type filter hook output priority filter
+//	    PEERS that are not cut: accept
 //	    oif != lo ct state new,untracked log "dark"
 //	    MULTICAST: ct state new,untracked log "dark"
 //	  }
 //	  chain in {
 //	    type filter hook input priority filter; policy drop
+//	    from CUT: drop
 //	    ct state established,related accept
+//	    iif != lo goto segment           with PEERS only, as is that chain
 //	    RULE: log "dark" drop | reject
 //	    OWN: socket wildcard { 0, 1 } accept
 //	    log "dark" drop | reject
+//	  }
+//	  chain segment {
+//	    from PEER to this host: socket wildcard { 0, 1 } accept
+//	    from PEER: log "dark" group of the peer drop | reject
 //	  }
 //	}
 //
@@ -83,6 +95,7 @@ func (s ruleset) apply(replace bool) error {
 	b.out()
 	b.turn()
 	b.lost()
+	b.segment()
 	b.in()
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("loading the nftables rules: %w", err)
@@ -124,7 +137,7 @@ func (b builder) out() {
 func (b builder) turn() {
 	add := b.chain("turn", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, nftables.ChainPolicyAccept)
 	for _, r := range b.set.Rules {
-		for _, m := range r.matches() {
+		for _, m := range r.matches(b.set.Own) {
 			switch {
 			case r.Mode == ModeAllow:
 				add(m, redirect(r.Port))
@@ -139,6 +152,11 @@ func (b builder) turn() {
 		for _, p := range b.set.Own {
 			add(towards(p), verdict(expr.VerdictReturn))
 		}
+		for _, host := range b.set.Peers {
+			for _, a := range addressesOf(host) {
+				add(towards(a), verdict(expr.VerdictReturn))
+			}
+		}
 		add(proto(unix.IPPROTO_TCP), b.log(prefixDark), redirect(b.set.Wedge))
 	}
 }
@@ -151,8 +169,16 @@ func (b builder) lost() {
 	}
 	add := b.chain("lost", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter, nftables.ChainPolicyAccept)
 	fresh := ctState(expr.CtStateBitNEW | expr.CtStateBitUNTRACKED)
+	for _, host := range b.set.Peers {
+		if slices.Contains(b.set.Cut, host) {
+			continue
+		}
+		for _, a := range addressesOf(host) {
+			add(towards(a), verdict(expr.VerdictAccept))
+		}
+	}
 	add(
-		exprs{&expr.Meta{Key: expr.MetaKeyOIF, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(loopback)}},
+		notLoopback(expr.MetaKeyOIF),
 		fresh, b.log(prefixDark), verdict(expr.VerdictAccept),
 	)
 	for _, p := range []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{224}), 4), netip.PrefixFrom(netip.AddrFrom16([16]byte{0xff}), 8)} {
@@ -162,37 +188,56 @@ func (b builder) lost() {
 
 func (b builder) in() {
 	add := b.chain("in", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, nftables.ChainPolicyDrop)
-	add(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
-	dark := func(m exprs, mode Mode) {
-		if mode != ModeRefuse {
-			add(m, b.log(prefixDark), verdict(expr.VerdictDrop))
-			return
+	for _, host := range b.set.Cut {
+		for _, a := range addressesOf(host) {
+			add(from(a), verdict(expr.VerdictDrop))
 		}
-		add(m, proto(unix.IPPROTO_TCP), b.log(prefixDark), exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
-		add(m, b.log(prefixDark), exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
 	}
+	add(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
+	if len(b.set.Peers) > 0 {
+		add(notLoopback(expr.MetaKeyIIF), exprs{&expr.Verdict{Kind: expr.VerdictGoto, Chain: segmentChain}})
+	}
+	dark := func(m exprs, mode Mode) { darken(add, m, b.log(prefixDark), mode) }
 	for _, r := range b.set.Rules {
 		if r.Mode == ModeAllow || (r.Mode == ModeWedge && r.Proto == "tcp") {
 			continue // turned away in output
 		}
-		for _, m := range r.matches() {
+		for _, m := range r.matches(b.set.Own) {
 			dark(m, r.Mode)
 		}
 	}
 	for _, p := range b.set.Own {
-		// Without a socket the expression itself ends the rule.
-		add(towards(p), exprs{&expr.Socket{Key: expr.SocketKeyWildcard, Register: 1}}, verdict(expr.VerdictAccept))
+		add(towards(p), listening(), verdict(expr.VerdictAccept))
 	}
 	dark(nil, b.set.Dark)
 }
 
-// matches gives the rule's conditions, one list per range of ports.
-func (r Rule) matches() []exprs {
+// darken adds rules that leave what m matches without an answer, or refuse it.
+func darken(add func(...exprs), m, log exprs, mode Mode) {
+	if mode != ModeRefuse {
+		add(m, log, verdict(expr.VerdictDrop))
+		return
+	}
+	add(m, proto(unix.IPPROTO_TCP), log, exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+	add(m, log, exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
+}
+
+// matches gives the rule's conditions, one list per range of ports. A rule that
+// names more than the vacuum's own addresses is not about those: what is allowed
+// everywhere must not turn a program's own loopback over to the host's.
+func (r Rule) matches(own []netip.Prefix) []exprs {
 	number := byte(unix.IPPROTO_TCP)
 	if r.Proto == "udp" {
 		number = unix.IPPROTO_UDP
 	}
 	base := append(towards(r.To), proto(number)...)
+	for _, p := range own {
+		if r.wider(p) {
+			not := towards(p)
+			not[len(not)-1].(*expr.Cmp).Op = expr.CmpOpNeq
+			base = append(base, not[2:]...) // the family is known
+		}
+	}
 	if len(r.Ports) == 0 {
 		return []exprs{base}
 	}
@@ -208,11 +253,22 @@ func (r Rule) matches() []exprs {
 	return all
 }
 
+// wider says that the rule names a prefix and more.
+func (r Rule) wider(p netip.Prefix) bool {
+	return r.To.Bits() < p.Bits() && r.To.Contains(p.Addr())
+}
+
 // towards matches the destination address, and with it the family.
-func towards(p netip.Prefix) exprs {
-	family, offset, size := byte(unix.NFPROTO_IPV4), uint32(16), uint32(4)
+func towards(p netip.Prefix) exprs { return address(p, 16, 24) }
+
+// from matches the source address, and with it the family.
+func from(p netip.Prefix) exprs { return address(p, 12, 8) }
+
+// address matches what stands at an offset of the IPv4 or the IPv6 header.
+func address(p netip.Prefix, offset4, offset6 uint32) exprs {
+	family, offset, size := byte(unix.NFPROTO_IPV4), offset4, uint32(4)
 	if p.Addr().Is6() {
-		family, offset, size = unix.NFPROTO_IPV6, 24, 16
+		family, offset, size = unix.NFPROTO_IPV6, offset6, 16
 	}
 	m := exprs{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
@@ -247,13 +303,23 @@ func ctState(bits uint32) exprs {
 	}
 }
 
-func (b builder) log(prefix string) exprs {
+// listening matches where a socket takes the packet: without one the expression
+// itself ends the rule.
+func listening() exprs { return exprs{&expr.Socket{Key: expr.SocketKeyWildcard, Register: 1}} }
+
+func notLoopback(key expr.MetaKey) exprs {
+	return exprs{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(loopback)}}
+}
+
+func (b builder) log(prefix string) exprs { return b.logTo(nflogGroup, prefix) }
+
+func (b builder) logTo(group uint16, prefix string) exprs {
 	if !b.set.Log {
 		return nil
 	}
 	return exprs{&expr.Log{
 		Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_QTHRESHOLD,
-		Group: nflogGroup, Data: []byte(prefix), Snaplen: nflogHeaders, QThreshold: 1,
+		Group: group, Data: []byte(prefix), Snaplen: nflogHeaders, QThreshold: 1,
 	}}
 }
 

@@ -11,7 +11,8 @@ import (
 // pass, sorted by endpoint. What a program asked for by name is suggested by
 // name. What a capability covered already and was dark on purpose is not
 // suggested, nor what no capability can let in: icmp, raw and packet sockets,
-// abstract names.
+// abstract names. Whether the host has a path that was not found is the
+// caller's to look up.
 func Suggest(attempts []Attempt) []Capability {
 	s := suggestion{ports: map[string]map[uint16]bool{}, bases: map[string]Capability{}, methods: map[string]map[string]map[string]bool{}}
 	for _, a := range attempts {
@@ -102,7 +103,7 @@ func (s *suggestion) http(a Attempt) {
 
 func (s *suggestion) capabilities() []Capability {
 	var out []Capability
-	named := map[string]bool{} // hosts that resolve because of another suggestion
+	named := map[string]bool{} // hosts that resolve because of one of these
 	for origin, paths := range s.methods {
 		// Paths with the same methods share a capability; one for all of them would
 		// let more pass than was tried.
@@ -126,11 +127,6 @@ func (s *suggestion) capabilities() []Capability {
 				named[c.Host] = true
 				out = append(out, c)
 			}
-		}
-	}
-	for k, c := range s.bases {
-		if c.Kind == KindDNS && len(s.ports[k]) > 0 {
-			named[c.Host] = true
 		}
 	}
 	for k, c := range s.bases {

@@ -33,8 +33,9 @@ func TestSuggest(t *testing.T) {
 			deny("GET https://s.example/v2/a"), deny("HEAD https://s.example/v2/a"), deny("GET https://s.example/v2/%2e%2e/b"), deny("DELETE https://s.example/b"), deny("HEAD https://s.example/c"),
 			deny("GET https://s.example/c"), deny("CONNECT https://s.example/x"), deny("? https://s.example"),
 		}, []string{"http:https://s.example;DELETE,GET;/b", "http:https://s.example;GET,HEAD;/c;/v2/a"}},
-		"no capability can": {[]Attempt{block("icmp", "10.0.0.1", ""), block("raw", "10.0.0.1", ""), block("packet", "socket", ""), block("vsock", "2:1", "")}, nil},
-		"dark on purpose":   {[]Attempt{dark, ok}, nil},
+		"a request resolves": {[]Attempt{block("dns", "s.example A", ""), deny("GET http://s.example/a")}, []string{"http:http://s.example;GET;/a"}},
+		"no capability can":  {[]Attempt{block("icmp", "10.0.0.1", ""), block("raw", "10.0.0.1", ""), block("packet", "socket", ""), block("vsock", "2:1", "")}, nil},
+		"dark on purpose":    {[]Attempt{dark, ok}, nil},
 	} {
 		var got []string
 		for _, s := range Suggest(c.in) {
@@ -76,7 +77,7 @@ func TestTable(t *testing.T) {
   a program on host 0 tried udp 10.0.0.1:53, never answered
   sh (pid 9) on host 0 tried DELETE https://s.example/v2/x (read), denied: method DELETE is not among GET,HEAD
 allowed
-  curl (pid 52) on host 0 reached store.example [198.18.0.1:443] (package-store:read), answered, 120 B out, 3.4 kB in
+  curl (pid 52) on host 0 reached store.example:443 (package-store:read), answered, 120 B out, 3.4 kB in
 inside
   a\u202eb\x00\xff on host 2 used /run/\x1b]0;pwn\a.sock
 `

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"io"
+	"net"
 	"path"
 	"slices"
 	"strconv"
@@ -15,7 +16,7 @@ import (
 //	blocked
 //	  etcd (pid 41) tried 10.0.0.1:443 (package-store), 12 times, never answered
 //	allowed
-//	  curl (pid 52) reached store.example [198.18.0.1:443] (package-store), answered, 120 B out, 3.4 kB in
+//	  curl (pid 52) reached store.example:443 (package-store), answered, 120 B out, 3.4 kB in
 //
 // Nothing that a program chose reaches the terminal as a control character.
 func Table(w io.Writer, attempts []Attempt) error {
@@ -103,8 +104,8 @@ func whose(a Attempt) string {
 // aim is the destination, by the name it was asked by if there is one.
 func aim(a Attempt) string {
 	d := Printable(a.Destination)
-	if a.Name != "" {
-		d = Printable(a.Name) + " [" + d + "]"
+	if _, port, err := net.SplitHostPort(a.Destination); err == nil && a.Name != "" {
+		d = net.JoinHostPort(Printable(a.Name), Printable(port))
 	}
 	switch a.Proto {
 	case "tcp", "http", "dns", protoUnix, protoAbstract:

@@ -2,7 +2,12 @@ package sandbox
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"slices"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // watch starts the readers of both sources of the record.
@@ -10,8 +15,9 @@ func (w *World) watch(nflog, listener int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.stop = cancel
 	r := w.options.Record
+	shared := devicesBelow(w.options.Binds)
 	w.watchers.Go(func() {
-		if err := watch(ctx, listener, w.seen); err != nil {
+		if err := watch(ctx, listener, func(a Attempt) { w.seen(w.throughBind(a, shared)) }); err != nil {
 			r.Lost(FromSyscall, err.Error())
 		}
 	})
@@ -20,6 +26,43 @@ func (w *World) watch(nflog, listener int) {
 			r.Lost(FromPacket, err.Error())
 		}
 	})
+}
+
+// devicesBelow are the numbers of the file systems at and below directories.
+func devicesBelow(dirs []string) map[uint64]bool {
+	all := map[uint64]bool{}
+	if len(dirs) == 0 {
+		return all
+	}
+	add := func(path string) {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil {
+			all[st.Dev] = true
+		}
+	}
+	mounts, _ := mountinfo.GetMounts(nil) // without it, the directories' own are known
+	for _, d := range dirs {
+		add(d)
+		for _, m := range mounts {
+			if within(m.Mountpoint, d) {
+				add(m.Mountpoint)
+			}
+		}
+	}
+	return all
+}
+
+// throughBind says of a socket that nothing inside has bound whether it is one of
+// the host's, which is there because the directory it is in was let in.
+func (w *World) throughBind(a Attempt, shared map[uint64]bool) Attempt {
+	switch {
+	case a.Proto != protoUnix || a.Outcome != Refused || len(shared) == 0:
+	case a.device == 0:
+		return Attempt{Proto: protoUnknown, First: a.First, Count: 1, Sources: a.Sources, Detail: fmt.Sprintf("process %d connected to %s, and it is not known whether that is a socket of the host", a.HostPID, a.Destination)}
+	case shared[a.device]:
+		a.Verdict, a.Outcome, a.Detail = Allowed, "", "a socket of the host, by a path that was let in"
+	}
+	return a
 }
 
 // seen adds to an observation what only the world knows.
@@ -41,15 +84,17 @@ func (w *World) outcome(a Attempt) Outcome {
 		ip, _ := netip.ParseAddr(a.Destination)
 		addr = netip.AddrPortFrom(ip, 0)
 	}
-	own := false
+	var own []netip.Prefix
 	for _, p := range w.rules.Own {
-		own = own || p.Contains(addr.Addr())
+		if p.Contains(addr.Addr()) {
+			own = append(own, p)
+		}
 	}
-	if own && mode == ModeWedge {
+	if len(own) > 0 && mode == ModeWedge {
 		mode = ModeDrop // a port of the vacuum's own that nobody listens on
 	}
 	for _, r := range w.rules.Rules {
-		if r.Proto == a.Proto && r.To.Contains(addr.Addr()) && (Capability{Ports: r.Ports}.HasPort(addr.Port()) || len(r.Ports) == 0) {
+		if r.Proto == a.Proto && r.To.Contains(addr.Addr()) && !slices.ContainsFunc(own, r.wider) && (Capability{Ports: r.Ports}.HasPort(addr.Port()) || len(r.Ports) == 0) {
 			if r.Mode != ModeAllow {
 				mode = r.Mode
 			}

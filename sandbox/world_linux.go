@@ -19,10 +19,13 @@ var ErrGone = errors.New("the vacuum is gone")
 type World struct {
 	control  control
 	first    *exec.Cmd
+	wait     func() // for the end of first, after it was killed
 	cgroup   *cgroup
+	fabric   *Fabric // nil: it is alone
 	options  Options
 	rules    ruleset
 	warnings []string
+	ruling   sync.Mutex // held while the rules are changed
 
 	mu      sync.Mutex
 	nextID  int
@@ -49,14 +52,23 @@ const (
 // the host's; else the user is the vacuum's root and there is no other id.
 //
 // Errors wrap ErrBadOptions or ErrUnresolved. Nothing is left after an error.
-func Up(ctx context.Context, o Options) (_ *World, err error) {
+func Up(ctx context.Context, o Options) (*World, error) { return upIn(ctx, o, nil) }
+
+// upIn is Up on a segment, or on none.
+func upIn(ctx context.Context, o Options, f *Fabric) (_ *World, err error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	w := &World{options: o, pending: map[int]chan answer{}, procs: map[int]*Process{}, down: make(chan struct{})}
-	if err := w.launch(); err != nil {
+	w := &World{options: o, fabric: f, pending: map[int]chan answer{}, procs: map[int]*Process{}, down: make(chan struct{})}
+	if f != nil {
+		err = f.launch(ctx, w)
+	} else {
+		err = w.launch()
+		w.wait = func() { _ = w.first.Wait() }
+	}
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -79,11 +91,13 @@ func Up(ctx context.Context, o Options) (_ *World, err error) {
 	}
 	w.warnings = a.Warnings
 	if o.Record != nil {
-		if len(a.fds) != 2 {
+		n := len(a.fds)
+		if n != 2+len(w.rules.Peers) {
 			closeAll(a.fds)
-			return nil, fmt.Errorf("%w: %d descriptors to record from", ErrUnresolved, len(a.fds))
+			return nil, fmt.Errorf("%w: %d descriptors to record from", ErrUnresolved, n)
 		}
-		w.watch(a.fds[0], a.fds[1])
+		w.watch(a.fds[0], a.fds[n-1])
+		w.watchPeers(a.fds[1 : n-1])
 	}
 	return w, nil
 }
@@ -107,10 +121,22 @@ func (w *World) SetRules(ctx context.Context, rules []Rule) error {
 	if err := checkRules(rules); err != nil {
 		return err
 	}
+	if w.fabric != nil {
+		if err := checkSegmentRules(rules); err != nil {
+			return err
+		}
+	}
+	w.ruling.Lock()
+	defer w.ruling.Unlock()
+	return w.change(ctx, func(r *ruleset) { r.Rules = append(cutRules(r.Cut), rules...) })
+}
+
+// change alters the rules inside and what is known of them here.
+func (w *World) change(ctx context.Context, alter func(*ruleset)) error {
 	w.mu.Lock()
 	next := w.rules
-	next.Rules = rules
 	w.mu.Unlock()
+	alter(&next)
 	if _, err := w.ask(ctx, message{Rules: &next}); err != nil {
 		return fmt.Errorf("changing the rules: %w", err)
 	}
@@ -189,8 +215,8 @@ func (w *World) Close() error {
 	// The kernel ends a process namespace with its first process, and lets that
 	// one go only when all others are gone.
 	_ = w.first.Process.Kill()
-	ended := make(chan error, 1)
-	go func() { _ = w.first.Wait(); ended <- nil }()
+	ended := make(chan struct{})
+	go func() { w.wait(); close(ended) }()
 	var errs []error
 	select {
 	case <-ended:

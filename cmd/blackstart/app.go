@@ -21,7 +21,7 @@ var version, built = "dev", ""
 func commands() []*cli.Command {
 	return []*cli.Command{
 		cmdRun(), cmdPs(), cmdLogs(), cmdExec(), cmdStop(), cmdRm(), cmdInspect(), cmdStats(), cmdHandoff(),
-		cmdSalvage(), cmdKit(), cmdFetch(), cmdSandbox(), cmdRunbook(), cmdDoctor(), cmdSupervise(),
+		cmdSalvage(), cmdKit(), cmdFetch(), cmdDNS(), cmdSandbox(), cmdRunbook(), cmdRehearse(), cmdPare(), cmdDoctor(), cmdSupervise(),
 	}
 }
 
@@ -50,8 +50,8 @@ Exit status: 0 done, 1 failed, 2 usage or bad input, 3 not recoverable, 4 denied
 		HideHelpCommand: true,
 		// A value may hold a comma.
 		DisableSliceFlagSeparator: true,
-		ExitErrHandler:  func(*cli.Context, error) {}, // main reports
-		OnUsageError:    badFlag,
+		ExitErrHandler:            func(*cli.Context, error) {}, // main reports
+		OnUsageError:              badFlag,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usage("no command %q", c.Args().First())

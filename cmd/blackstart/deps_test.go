@@ -11,8 +11,9 @@ import (
 // arrows is the picture of the program: who may import whom, inside the module.
 // A package that is not named may import no other one.
 const arrows = `
-cmd/blackstart -> recovery recovery/kit container container/image container/salvage fetch sandbox runbooks
-recovery       -> container container/image container/salvage fetch sandbox runbooks recovery/journal recovery/kit
+cmd/blackstart -> recovery recovery/drill recovery/kit recovery/names container container/image container/salvage fetch sandbox runbooks
+recovery       -> container container/image container/salvage fetch sandbox runbooks recovery/journal recovery/kit recovery/names
+recovery/drill -> recovery sandbox runbooks
 `
 
 // modules are all third-party modules that the binary links, and nothing else.
@@ -31,6 +32,7 @@ github.com/goccy/go-yaml
 github.com/godbus/dbus/v5
 github.com/klauspost/compress
 github.com/google/nftables
+github.com/miekg/dns
 github.com/mdlayher/netlink
 github.com/mdlayher/socket
 github.com/moby/sys/capability

@@ -15,20 +15,23 @@ import (
 	"github.com/blackstart-project/blackstart/container/salvage"
 	"github.com/blackstart-project/blackstart/fetch"
 	"github.com/blackstart-project/blackstart/recovery"
+	"github.com/blackstart-project/blackstart/recovery/drill"
 	"github.com/blackstart-project/blackstart/recovery/kit"
+	"github.com/blackstart-project/blackstart/recovery/names"
 	"github.com/blackstart-project/blackstart/runbooks"
 	"github.com/blackstart-project/blackstart/sandbox"
 )
 
 // Exit codes, the same for every command.
 const (
-	exitDone         = 0
-	exitFailed       = 1
-	exitUsage        = 2
-	exitVerification = 5
-	exitStale        = 6
-	exitUnresolved   = 7
-	exitInterrupted  = 130
+	exitDone           = 0
+	exitFailed         = 1
+	exitUsage          = 2
+	exitNotRecoverable = 3
+	exitVerification   = 5
+	exitStale          = 6
+	exitUnresolved     = 7
+	exitInterrupted    = 130
 )
 
 // outcomes is the one table from an error to an exit code and to what the
@@ -67,6 +70,15 @@ func outcomes() []outcome {
 		{kit.ErrNewer, exitUsage, "get that version of blackstart onto this host"},
 		{kit.ErrInvalid, exitUsage, "mend what the message names; blackstart kit build --help shows the form"},
 		{kit.ErrNotFound, exitUsage, "blackstart kit show DIR prints what a kit holds"},
+		{names.ErrBadData, exitUsage, "mend what the message names; named-checkzone says more of a zone file"},
+		{names.ErrNoNames, exitUsage, "name a file or a kit that has names"},
+		{names.ErrTooLarge, exitUsage, "serve fewer names"},
+		{names.ErrNotTaken, exitUsage, "blackstart dns takeover IP comes before"},
+		{names.ErrChanged, exitFailed, "look at that file and put it right by hand; everything else is back"},
+		{names.ErrConflict, exitFailed, "make sure which host is meant to have it"},
+		{names.ErrPresent, exitFailed, "ip address shows it; remove it, or use it as it is"},
+		{names.ErrLoop, exitUsage, "name another resolver with --upstream"},
+		{drill.ErrFailed, exitNotRecoverable, "the steps' output is above; blackstart sandbox shell shows what they see"},
 		{runbooks.ErrInvalid, exitUsage, "mend what the message names; blackstart runbook schema is for your editor"},
 		{recovery.ErrStep, exitFailed, "mend what failed, then: blackstart runbook resume"},
 		{recovery.ErrRunning, exitFailed, "blackstart runbook show says where it stands; --take-over stops it and goes on"},

@@ -12,6 +12,7 @@
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,6 +21,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -82,6 +84,10 @@ static void answer(int fd) {
 		exit(0);
 	}
 	ssize_t n = recv(fd, b, sizeof b - 1, MSG_DONTWAIT);
+	if (n < 0 && errno == EAGAIN) { // news about a sent buffer
+		puts("silent");
+		exit(0);
+	}
 	must(n, "reading");
 	b[n] = 0;
 	printf("answer %s\n", b);
@@ -168,8 +174,8 @@ static void tcp(const char *way) {
 	}
 	if (!strcmp(way, "tfo-option")) {
 		set(fd, IPPROTO_TCP, 30, 1, "TCP_FASTOPEN_CONNECT");
-		must(connect(fd, (void *)&to, tolen), "connect");
-		connected(fd, send(fd, token, size, 0), "send");
+		int r = connect(fd, (void *)&to, tolen); // it waits for a SYN only with a cookie
+		connected(fd, r == 0 ? send(fd, token, size, 0) : r, "connect");
 	}
 }
 
@@ -486,6 +492,30 @@ static void enter(const char *way, const char *what, int port) {
 	tcp("tcp");
 }
 
+static void *flip(void *arg) {
+	volatile in_addr_t *a = &((struct sockaddr_in *)&to)->sin_addr.s_addr;
+	in_addr_t one = *a, other = htonl(0x0a000063);
+	(void)arg;
+	for (;;) {
+		*a = other;
+		*a = one;
+	}
+}
+
+// race changes the address while the kernel, and who watches, are reading it.
+static void race(void) {
+	pthread_t t;
+	pthread_create(&t, NULL, flip, NULL);
+	for (int i = 0; i < 300; i++) {
+		int fd = sock(SOCK_STREAM, 0);
+		if (connect(fd, (void *)&to, tolen) < 0 && errno != EINPROGRESS)
+			fail("connect");
+		close(fd);
+	}
+	puts("silent");
+	exit(0);
+}
+
 int main(int argc, char **argv) {
 	setvbuf(stdout, NULL, _IONBF, 0);
 	if (argc != 5) {
@@ -517,7 +547,12 @@ int main(int argc, char **argv) {
 	else if (!strncmp(way, "int80", 5) || !strncmp(way, "x32", 3) || !strncmp(way, "socketcall", 10))
 		conventions(way);
 #endif
-	else
+	else if (!strcmp(way, "race"))
+		race();
+	else if (!strcmp(way, "undumpable")) { // hides from who has no privilege over it
+		must(prctl(PR_SET_DUMPABLE, 0), "prctl");
+		tcp("tcp");
+	} else
 		tcp(way);
 	return 0;
 }

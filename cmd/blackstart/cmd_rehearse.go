@@ -1,0 +1,349 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/blackstart-project/blackstart/recovery"
+	"github.com/blackstart-project/blackstart/recovery/drill"
+	"github.com/blackstart-project/blackstart/runbooks"
+)
+
+// rehearsal is one to be run, and where it comes from.
+type rehearsal struct {
+	file *runbooks.File
+	h    *runbooks.Rehearsal
+}
+
+func rehearseFlags() []cli.Flag {
+	return append([]cli.Flag{
+		&cli.StringFlag{Name: "catalogue", Usage: "`FILE`, a kit.yaml, whose capabilities conditions may name", DefaultText: "the kit's"},
+		&cli.StringSliceFlag{Name: "show", Usage: "`PATH` of this host that runbooks need to see, read-only, where a vacuum has nothing (/tmp, /run)"},
+		&cli.IntFlag{Name: "parallel", Value: 1, Usage: "`N` vacuums at once"},
+		outputFlag(),
+	}, fromFlags()...)
+}
+
+func cmdRehearse() *cli.Command {
+	return &cli.Command{
+		Name: "rehearse", Usage: "prove that a service is recoverable: run its runbook in a vacuum", ArgsUsage: "FILE...",
+		Description: `The same runbook, done by the same program, where nothing answers but the rehearsal's conditions.
+Exit status 0: every service is recoverable; 3: one is not; 7: of one it cannot be told.
+
+   blackstart rehearse etcd.yaml
+   blackstart rehearse runbooks/*.yaml --parallel 4 --junit report.xml --proofs proofs/
+   blackstart rehearse runbooks/*.yaml --shard 2/8            one of eight CI jobs`,
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "junit", Usage: "write the results as JUnit XML to `FILE`"},
+			&cli.StringFlag{Name: "html", Usage: "write the document of each runbook that passed into `DIR`, with its proof on it"},
+			&cli.StringFlag{Name: "proofs", Usage: "write a proof for each that passed into `DIR`"},
+			&cli.StringFlag{Name: "record", Usage: "write what each tried to reach into `DIR`"},
+			&cli.StringFlag{Name: "shard", Usage: "`I/N`: only the Ith of N parts"},
+			&cli.IntFlag{Name: "repeat", Value: 1, Usage: "`K` times each: all must pass"},
+			&cli.StringFlag{Name: "commit", Usage: "`NAME` of the version under test, for the proofs"},
+		}, rehearseFlags()...),
+		Action: func(c *cli.Context) error {
+			files, todo, err := rehearsals(c)
+			if err != nil {
+				return err
+			}
+			if todo, err = shard(todo, c.String("shard")); err != nil {
+				return err
+			}
+			o, err := drillOptions(c)
+			if err != nil {
+				return err
+			}
+			results := make([]drill.Result, len(todo)*c.Int("repeat"))
+			var mu sync.Mutex
+			g, ctx := errgroup.WithContext(c.Context)
+			g.SetLimit(max(c.Int("parallel"), 1))
+			for i := range results {
+				one := todo[i%len(todo)]
+				g.Go(func() error {
+					mine := o
+					if dir := c.String("record"); dir != "" {
+						f, err := recordFile(dir, one, i)
+						if err != nil {
+							return err
+						}
+						defer func() { _ = f.Close() }() // the record says if it could not be written
+						mine.Record = f
+					}
+					r, err := drill.Rehearse(ctx, mine, one.file, one.h, files...)
+					results[i] = r
+					if err != nil {
+						return fmt.Errorf("%s: %s: %w", one.file.Name, one.h.Title, err)
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					tellResult(o.Site, r)
+					return nil
+				})
+			}
+			if err := g.Wait(); err != nil {
+				return err
+			}
+			if err := keepProofs(c, o, files, todo, results); err != nil {
+				return err
+			}
+			if file := c.String("junit"); file != "" {
+				f, err := os.Create(file)
+				if err != nil {
+					return usage("writing --junit: %w", err)
+				}
+				if err := errors.Join(drill.WriteJUnit(f, results), f.Close()); err != nil {
+					return err
+				}
+			}
+			return errors.Join(drill.Judgement(results), result(c, results, func(w io.Writer) error {
+				rows := [][]string{{"VERDICT", "REHEARSAL", "TOOK", "REASON"}}
+				for _, r := range results {
+					reason, _, _ := strings.Cut(r.Reason, "\n")
+					rows = append(rows, []string{string(r.Verdict), printable(r.Rehearsal), r.Took.Round(10 * time.Millisecond).String(), printable(reason)})
+				}
+				return table(w, rows)
+			}))
+		},
+	}
+}
+
+// rehearsals reads files, and lists what is rehearsed in them.
+func rehearsals(c *cli.Context) ([]*runbooks.File, []rehearsal, error) {
+	if !c.Args().Present() {
+		return nil, nil, usage("%s takes files", c.Command.FullName())
+	}
+	files, err := readRunbooks(c.Args().Slice())
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := runbooks.Check(runbooks.Known{}, files...); err != nil {
+		return nil, nil, err
+	}
+	var all []rehearsal
+	for _, f := range files {
+		for _, h := range f.Rehearsals {
+			all = append(all, rehearsal{f, h})
+		}
+	}
+	if len(all) == 0 {
+		return nil, nil, usage("there is no rehearsal in %s", strings.Join(c.Args().Slice(), ", "))
+	}
+	return files, all, nil
+}
+
+// shard is a part of what is to be done: I/N.
+func shard(all []rehearsal, s string) ([]rehearsal, error) {
+	if s == "" {
+		return all, nil
+	}
+	is, ns, _ := strings.Cut(s, "/")
+	i, err1 := strconv.Atoi(is)
+	n, err2 := strconv.Atoi(ns)
+	if err1 != nil || err2 != nil || n < 1 || i < 1 || i > n {
+		return nil, usage("--shard %s: want I/N, such as 2/8", s)
+	}
+	var part []rehearsal
+	for j, r := range all {
+		if j%n == i-1 {
+			part = append(part, r)
+		}
+	}
+	if len(part) == 0 {
+		return nil, usage("--shard %s of %d rehearsals is empty", s, len(all))
+	}
+	return part, nil
+}
+
+func drillOptions(c *cli.Context) (drill.Options, error) {
+	var o drill.Options
+	s, err := bareSite(c)
+	if err != nil {
+		return o, err
+	}
+	if o.Site, err = supplied(c, s); err != nil {
+		return o, err
+	}
+	if o.Catalogue, err = o.Site.Catalogue(c.String("catalogue")); err != nil {
+		return o, err
+	}
+	o.Show = c.StringSlice("show")
+	for i, p := range o.Show {
+		if o.Show[i], err = filepath.Abs(p); err != nil {
+			return o, err
+		}
+	}
+	o.Self, err = os.Executable()
+	return o, err
+}
+
+func recordFile(dir string, r rehearsal, i int) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, usage("making --record: %w", err)
+	}
+	return os.OpenFile(filepath.Join(dir, fileName(r.h.Title)+"-"+strconv.Itoa(i+1)+".jsonl"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+}
+
+// fileName makes a file's name of a title.
+func fileName(title string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' {
+			return r
+		}
+		return '-'
+	}, title)
+}
+
+func tellResult(s recovery.Site, r drill.Result) {
+	s.Log.Info(fmt.Sprintf("%s: %s, %s", r.Verdict, r.Rehearsal, r.Took.Round(10*time.Millisecond)))
+	if r.Verdict == drill.Pass {
+		return
+	}
+	s.Log.Warn(r.Reason)
+	for _, t := range r.Steps {
+		if t.State == recovery.StepFailed && t.Last != "" {
+			s.Log.Info("last line of " + t.ID + ": " + t.Last)
+		}
+	}
+	for _, c := range r.Suggest {
+		s.Log.Info("this would have let through what it tried to reach: " + c)
+	}
+}
+
+// keepProofs writes what rehearsals that passed each time leave.
+func keepProofs(c *cli.Context, o drill.Options, files []*runbooks.File, todo []rehearsal, results []drill.Result) error {
+	html, proofs := c.String("html"), c.String("proofs")
+	if html == "" && proofs == "" {
+		return nil
+	}
+	binary, err := drill.FileDigest(o.Self)
+	if err != nil {
+		return err
+	}
+	for i, one := range todo {
+		passed := true
+		for j := i; j < len(results); j += len(todo) {
+			passed = passed && results[j].Verdict == drill.Pass
+		}
+		if !passed {
+			continue
+		}
+		rb, err := one.file.Runbook(one.h, files...)
+		if err != nil {
+			return err
+		}
+		of := one.file
+		for _, f := range files {
+			for _, b := range f.Runbooks {
+				if b == rb {
+					of = f
+				}
+			}
+		}
+		p := drill.NewProof(results[i], of, "", binary, c.String("commit"))
+		if proofs != "" {
+			b, err := json.MarshalIndent(p, "", "  ")
+			if err != nil {
+				return err
+			}
+			if err := writeInto(proofs, fileName(one.h.Title)+".json", append(b, '\n')); err != nil {
+				return err
+			}
+		}
+		if html != "" {
+			var page strings.Builder
+			if err := runbooks.Render(&page, runbooks.HTML, runbooks.Page{Runbook: rb, Rehearsals: []*runbooks.Rehearsal{one.h}, Proofs: []runbooks.Proof{p}, File: of.Name, Digest: of.Digest}); err != nil {
+				return err
+			}
+			if err := writeInto(html, fileName(rb.Title)+".html", []byte(page.String())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func writeInto(dir, name string, b []byte) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return usage("making %s: %w", dir, err)
+	}
+	return os.WriteFile(filepath.Join(dir, name), b, 0o644)
+}
+
+func cmdPare() *cli.Command {
+	return &cli.Command{
+		Name: "pare", Usage: "find the least that a recovery needs", ArgsUsage: "FILE",
+		Description: `The rehearsal runs with all its conditions, then with each of them left out, then with only those
+that it failed without; where that is not enough, what stands in for what is found. A condition
+is needed only where an attempt to reach it was seen.`,
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "rehearsal", Usage: "`TITLE`, where the file has several"},
+			&cli.BoolFlag{Name: "write", Usage: "put the minimum into the file; comments stay"},
+		}, rehearseFlags()...),
+		Action: func(c *cli.Context) error {
+			files, all, err := rehearsals(c)
+			if err != nil {
+				return err
+			}
+			var found []rehearsal
+			for _, r := range all {
+				if t := c.String("rehearsal"); t == "" || r.h.Title == t {
+					found = append(found, r)
+				}
+			}
+			if len(found) != 1 {
+				return usage("%d rehearsals are meant: name one with --rehearsal", len(found))
+			}
+			o, err := drillOptions(c)
+			if err != nil {
+				return err
+			}
+			one := found[0]
+			p, err := drill.Pare(c.Context, o, c.Int("parallel"), one.file, one.h, files...)
+			if err != nil {
+				return err
+			}
+			if c.Bool("write") {
+				b, err := one.file.SetConditions(one.h, p.Minimum)
+				if err != nil {
+					return err
+				}
+				if err := os.WriteFile(one.file.Name, b, 0o644); err != nil {
+					return err
+				}
+			}
+			return result(c, p, func(w io.Writer) error {
+				for _, e := range p.Why {
+					switch {
+					case e.Needed:
+						fmt.Fprintf(w, "needed    %s: without it, %s\n", e.Condition, printable(e.Reason))
+						if e.Tried == "" {
+							fmt.Fprintln(w, "          no attempt to reach it was seen: look at the steps, not at the network")
+						} else {
+							fmt.Fprintf(w, "          %s\n", printable(e.Tried))
+						}
+					case len(e.AnyOf) > 0:
+						fmt.Fprintf(w, "any of    %s\n", strings.Join(e.AnyOf, ", "))
+					case e.Costs > 0:
+						fmt.Fprintf(w, "not needed %s, but it takes %s longer without\n", e.Condition, e.Costs)
+					default:
+						fmt.Fprintf(w, "not needed %s\n", e.Condition)
+					}
+				}
+				_, err := fmt.Fprintf(w, "conditions: [%s]\n%d runs\n", strings.Join(p.Needs, ", "), p.Runs)
+				return err
+			})
+		},
+	}
+}

@@ -1,5 +1,0 @@
-//go:build race
-
-package runbooks
-
-const raceEnabled = true

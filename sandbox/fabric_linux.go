@@ -1,0 +1,324 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxHosts is how many hosts a fabric may have: the descriptors that one of them
+// hands over when it starts must fit into one message.
+const maxHosts = 12
+
+// Fabric is several vacuums, the hosts, on one private segment. Programs of one
+// reach listeners of another by the addresses of its eth0 and by the names host0,
+// host1 and so on, which are in every /etc/hosts; everything else is as dark as
+// in one vacuum alone. Its methods may be called from any goroutine.
+//
+// The segment is a bridge in a network namespace that belongs to a process of
+// its own; the hosts hang on it by a veth pair each. Neither has an end in the
+// host's own network. Hosts know each other's hardware addresses: nothing is
+// asked for, and nobody else is found there.
+//
+// An attempt to reach another host is in the record of the host it came from:
+// Inside if something listened there, Blocked if nothing did or the two are
+// partitioned.
+type Fabric struct {
+	worlds  []*World
+	records []*Record
+	holder  *exec.Cmd
+
+	ending  sync.Once
+	joining sync.Mutex // one request to the holder at a time
+	control control
+
+	cutting sync.Mutex
+	cut     map[[2]int]bool // pairs of hosts, the lower first, as they should be
+}
+
+// UpFabric makes one vacuum per host, with the options' Host set to its index
+// and a Hostname of host0, host1 and so on where it is empty. Either all have a
+// Record, perhaps the same, or none has. ctx bounds the making; the end of this
+// process ends all of it.
+//
+// Errors are those of [Up]. Nothing is left after an error.
+func UpFabric(ctx context.Context, hosts []Options) (_ *Fabric, err error) {
+	if len(hosts) < 1 || len(hosts) > maxHosts {
+		return nil, fmt.Errorf("%w: %d hosts; want 1 to %d", ErrBadOptions, len(hosts), maxHosts)
+	}
+	f := &Fabric{worlds: make([]*World, len(hosts)), cut: map[[2]int]bool{}}
+	for _, o := range hosts {
+		if (o.Record == nil) != (hosts[0].Record == nil) {
+			return nil, fmt.Errorf("%w: a record of some hosts and not of others", ErrBadOptions)
+		}
+		if err := checkSegmentRules(o.Rules); err != nil {
+			return nil, err
+		}
+		f.records = append(f.records, o.Record)
+	}
+	if err := f.hold(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	var wg sync.WaitGroup
+	failed := make([]error, len(hosts))
+	for i, o := range hosts {
+		o.Host = i
+		if o.Hostname == "" {
+			o.Hostname = hostName(i)
+		}
+		o.Files = maps.Clone(o.Files)
+		if o.Files == nil {
+			o.Files = map[string][]byte{}
+		}
+		o.Files[hostsFile] = hostsContent(o, len(hosts))
+		wg.Go(func() {
+			w, err := upIn(ctx, o, f)
+			if err != nil {
+				failed[i] = fmt.Errorf("host %d: %w", i, err)
+				return
+			}
+			f.worlds[i] = w
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(failed...); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Hosts returns the vacuums, by the number of their host.
+func (f *Fabric) Hosts() []*World { return slices.Clone(f.worlds) }
+
+// Partition cuts every host of a from every host of b: whatever one sends the
+// other is lost without a word, on connections that are open too. Partitions
+// add up. Traffic of programs that were given raw sockets and write the address
+// of a third host into it is cut as that host's.
+//
+// After an error some pairs may be cut and others not; another call tries again.
+func (f *Fabric) Partition(ctx context.Context, a, b []int) error {
+	f.cutting.Lock()
+	defer f.cutting.Unlock()
+	next := maps.Clone(f.cut)
+	for _, i := range a {
+		for _, j := range b {
+			if i < 0 || j < 0 || i >= len(f.worlds) || j >= len(f.worlds) || i == j {
+				return fmt.Errorf("%w: a partition between host %d and host %d of %d", ErrBadOptions, i, j, len(f.worlds))
+			}
+			next[[2]int{min(i, j), max(i, j)}] = true
+		}
+	}
+	if err := f.apply(ctx, next); err != nil {
+		return fmt.Errorf("partitioning: %w", err)
+	}
+	return nil
+}
+
+// Heal ends every partition. Connections that were open and have not timed out
+// go on.
+func (f *Fabric) Heal(ctx context.Context) error {
+	f.cutting.Lock()
+	defer f.cutting.Unlock()
+	if err := f.apply(ctx, map[[2]int]bool{}); err != nil {
+		return fmt.Errorf("healing the partitions: %w", err)
+	}
+	return nil
+}
+
+// apply tells every host whose neighbours change. One that is gone needs no rules.
+func (f *Fabric) apply(ctx context.Context, next map[[2]int]bool) error {
+	f.cut = next
+	var wg sync.WaitGroup
+	failed := make([]error, len(f.worlds))
+	for i, w := range f.worlds {
+		wg.Go(func() {
+			if err := w.setCut(ctx, cutFrom(next, i)); err != nil && !errors.Is(err, ErrGone) {
+				failed[i] = fmt.Errorf("host %d: %w", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(failed...)
+}
+
+// setCut says which hosts this one is cut from.
+func (w *World) setCut(ctx context.Context, hosts []int) error {
+	w.ruling.Lock()
+	defer w.ruling.Unlock()
+	w.mu.Lock()
+	same := slices.Equal(w.rules.Cut, hosts)
+	w.mu.Unlock()
+	if same {
+		return nil
+	}
+	return w.change(ctx, func(r *ruleset) {
+		given := r.Rules[len(cutRules(r.Cut)):]
+		r.Cut, r.Rules = hosts, append(cutRules(hosts), given...)
+	})
+}
+
+// cutFrom lists the hosts that one is cut from, in order.
+func cutFrom(cut map[[2]int]bool, host int) []int {
+	var l []int
+	for pair := range cut {
+		switch host {
+		case pair[0]:
+			l = append(l, pair[1])
+		case pair[1]:
+			l = append(l, pair[0])
+		}
+	}
+	slices.Sort(l)
+	return l
+}
+
+// cutRules keep any rule of the user's from leading to hosts that are cut off,
+// and say that nothing comes back from there whatever else the dark is like.
+func cutRules(cut []int) []Rule {
+	var l []Rule
+	for _, host := range cut {
+		for _, a := range addressesOf(host) {
+			l = append(l, Rule{Proto: "tcp", To: a, Mode: ModeDrop}, Rule{Proto: "udp", To: a, Mode: ModeDrop})
+		}
+	}
+	return l
+}
+
+// checkSegmentRules refuses rules that would make hosts of the segment dark:
+// their packets leave, and only Partition stops them.
+func checkSegmentRules(rules []Rule) error {
+	v4, v6 := ownAddresses(0)
+	for _, r := range rules {
+		for _, p := range []netip.Prefix{v4.Masked(), v6.Masked()} {
+			if (r.Mode == ModeDrop || r.Mode == ModeRefuse || r.Proto == "udp") && r.Mode != ModeAllow && r.To.Bits() >= p.Bits() && p.Contains(r.To.Addr()) {
+				return fmt.Errorf("%w: the rule %+v is about the hosts' own segment; partition them instead", ErrBadOptions, r)
+			}
+		}
+	}
+	return nil
+}
+
+// Close ends every host and the segment, and waits until they are gone. A second
+// Close does nothing.
+func (f *Fabric) Close() error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(f.worlds))
+	for i, w := range f.worlds {
+		if w != nil {
+			wg.Go(func() { errs[i] = w.Close() })
+		}
+	}
+	wg.Wait()
+	f.ending.Do(func() { errs = append(errs, f.release()) })
+	return errors.Join(errs...)
+}
+
+// release ends the holder.
+func (f *Fabric) release() error {
+	_ = f.control.conn.Close() // it serves until then
+	late := time.AfterFunc(closeTimeout, func() { _ = f.holder.Process.Kill() })
+	_ = f.holder.Wait()
+	if !late.Stop() {
+		return fmt.Errorf("ending the segment: process %d was still there after %v", f.holder.Process.Pid, closeTimeout)
+	}
+	return nil
+}
+
+// others are the numbers of all hosts but one.
+func (f *Fabric) others(host int) []int {
+	var l []int
+	for i := range f.worlds {
+		if i != host {
+			l = append(l, i)
+		}
+	}
+	return l
+}
+
+// launch has the holder start a vacuum's first process and connect it to the
+// segment.
+func (f *Fabric) launch(ctx context.Context, w *World) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening the control socket: %w", err)
+	}
+	defer unix.Close(pair[1])
+	if w.control, err = newControl(os.NewFile(uintptr(pair[0]), "control")); err != nil {
+		return err
+	}
+	pid, pidfd, err := f.join(ctx, w.options.Host, pair[1])
+	if err != nil {
+		_ = w.control.conn.Close()
+		return fmt.Errorf("%w: %w%s", ErrUnresolved, err, userNamespaceHint())
+	}
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		_ = unix.Close(pidfd)
+		_ = w.control.conn.Close() // which ends it
+		return fmt.Errorf("looking for the first process: %w", err)
+	}
+	w.first = &exec.Cmd{Process: p}
+	w.wait = sync.OnceFunc(func() { // it is the holder's child, not ours
+		_ = awaitEnd(pidfd, closeTimeout)
+		_ = unix.Close(pidfd)
+		_ = p.Release()
+	})
+	go w.receive()
+	return nil
+}
+
+func (f *Fabric) join(ctx context.Context, host, fd int) (pid, pidfd int, err error) {
+	f.joining.Lock()
+	defer f.joining.Unlock()
+	deadline, _ := ctx.Deadline()
+	if err := f.control.conn.SetDeadline(deadline); err != nil {
+		return 0, -1, fmt.Errorf("asking for a host: %w", err)
+	}
+	if err := f.control.send(message{Join: &join{Host: host}}, fd); err != nil {
+		return 0, -1, fmt.Errorf("asking for a host: %w", err)
+	}
+	a, fds, err := f.control.receive()
+	if err == nil && a.Error != "" {
+		err = &insideError{a.Error, unix.Errno(a.Errno)}
+	}
+	if err == nil && len(fds) != 1 {
+		err = fmt.Errorf("%d descriptors of a process", len(fds))
+	}
+	if err != nil {
+		closeAll(fds)
+		return 0, -1, fmt.Errorf("joining the segment: %w", err)
+	}
+	return a.PID, fds[0], nil
+}
+
+// awaitEnd waits until a process of anyone's has ended.
+func awaitEnd(pidfd int, limit time.Duration) error {
+	p := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for deadline := time.Now().Add(limit); ; {
+		left := time.Until(deadline)
+		n, err := unix.Poll(p, int(max(left, 0).Milliseconds()))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return err
+		case n > 0:
+			return nil
+		case left <= 0:
+			return os.ErrDeadlineExceeded
+		}
+	}
+}
