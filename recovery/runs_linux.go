@@ -115,7 +115,7 @@ func (s Site) ResumeRun(ctx context.Context, id string, in RunInputs) (Run, erro
 		}
 		id = all[i].ID
 	}
-	b, done, err := s.readRun(id)
+	b, _, err := s.readRun(id)
 	if err != nil {
 		return Run{}, err
 	}
@@ -149,7 +149,8 @@ func (s Site) ResumeRun(ctx context.Context, id string, in RunInputs) (Run, erro
 	}
 	defer unlock()
 	// What another process did until its end counts as well.
-	if _, done, err = s.readRun(id); err != nil {
+	_, done, err := s.readRun(id)
+	if err != nil {
 		return Run{}, err
 	}
 	for name := range b.Vars {

@@ -42,9 +42,9 @@ func (s shape) String() string {
 type node struct {
 	line, column int
 	shape        shape
-	text         string  // of text, as it reads; of number and boolean, as it is written
-	items        []*node // of a list
-	pairs        []pair  // of a mapping, in the order of the file
+	text         string          // of text, as it reads; of number and boolean, as it is written
+	items        []*node         // of a list
+	pairs        []pair          // of a mapping, in the order of the file
 	flow         *token.Position // of a list in brackets: its closing one
 }
 

@@ -84,6 +84,19 @@ func (j *Journal) Head() Head {
 //
 // Errors: ErrTooLarge; ErrTampered where another process has written something else than entries.
 func (j *Journal) Append(now time.Time, kind string, who Who, data any) (Entry, error) {
+	e, err := newEntry(now, kind, who, data)
+	if err != nil {
+		return e, err
+	}
+	all := []Entry{e}
+	if err := j.appendAll(all); err != nil {
+		return e, fmt.Errorf("appending %s to journal %s: %w", kind, j.file.Name(), err)
+	}
+	return all[0], nil
+}
+
+// newEntry is an entry that has no place in the journal yet.
+func newEntry(now time.Time, kind string, who Who, data any) (Entry, error) {
 	e := Entry{Time: now.UTC(), Kind: kind, Who: who}
 	if kind == "" {
 		return e, errors.New("appending to journal: an entry needs a kind")
@@ -95,33 +108,39 @@ func (j *Journal) Append(now time.Time, kind string, who Who, data any) (Entry, 
 		}
 		e.Data = raw
 	}
-	err := j.locked(syscall.LOCK_EX, func() error {
+	return e, nil
+}
+
+// appendAll numbers entries and puts them at the end, all or none, with one wait for the disk.
+func (j *Journal) appendAll(all []Entry) error {
+	return j.locked(syscall.LOCK_EX, func() error {
 		if err := j.catchUp(); err != nil {
 			return err
 		}
-		e.Seq, e.Prev = j.head.Seq+1, j.head.Hash
-		line, err := json.Marshal(e)
-		if err != nil {
+		head := j.head
+		var lines []byte
+		for n := range all {
+			e := &all[n]
+			e.Seq, e.Prev = head.Seq+1, head.Hash
+			line, err := json.Marshal(e)
+			if err != nil {
+				return err
+			}
+			line = append(line, '\n')
+			if len(line) > MaxLine {
+				return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(line), MaxLine)
+			}
+			if _, head, err = head.check(line); err != nil {
+				return err
+			}
+			lines = append(lines, line...)
+		}
+		if err := j.write(lines); err != nil {
 			return err
 		}
-		line = append(line, '\n')
-		if len(line) > MaxLine {
-			return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(line), MaxLine)
-		}
-		_, next, err := j.head.check(line)
-		if err != nil {
-			return err
-		}
-		if err := j.write(line); err != nil {
-			return err
-		}
-		j.head = next
+		j.head = head
 		return nil
 	})
-	if err != nil {
-		return e, fmt.Errorf("appending %s to journal %s: %w", kind, j.file.Name(), err)
-	}
-	return e, nil
 }
 
 // Read returns the entries after the number since, after checking all of the chain.
@@ -187,9 +206,9 @@ func (j *Journal) catchUp() error {
 	return nil
 }
 
-// write puts a line at the end, as a whole or not at all.
-func (j *Journal) write(line []byte) error {
-	_, err := j.file.WriteAt(line, j.head.Size)
+// write puts lines at the end, as a whole or not at all.
+func (j *Journal) write(lines []byte) error {
+	_, err := j.file.WriteAt(lines, j.head.Size)
 	if err == nil {
 		err = j.file.Sync()
 	}

@@ -271,8 +271,10 @@ func TestMalformed(t *testing.T) {
 		"class CHAOS":            {change(good, len(good)-1, 3), dns.RcodeRefused},
 		"class NONE":             {change(good, len(good)-1, 254), dns.RcodeRefused},
 		"oversize":               {append(bytes.Clone(good), make([]byte, 5000)...), silence},
-		"name of 256": {append(append(change(good[:12], 5, 1), bytes.Repeat([]byte("\x3f"+strings.Repeat("a", 63)), 4)...), 0, 0, 1, 0, 1),
-			dns.RcodeFormatError},
+		"name of 256": {
+			append(append(change(good[:12], 5, 1), bytes.Repeat([]byte("\x3f"+strings.Repeat("a", 63)), 4)...), 0, 0, 1, 0, 1),
+			dns.RcodeFormatError,
+		},
 	} {
 		answer := exchange(t, s.Addrs()[0], c.msg)
 		got := silence
