@@ -53,6 +53,8 @@ type StepEvent struct {
 
 // Ground is where a runbook's steps are done: this host, or a vacuum.
 type Ground interface {
+	// On is the same on a host that steps name.
+	On(host string) (Ground, error)
 	// Shell runs a script with sh -eu. A program that ends itself with another status
 	// than 0 is no error.
 	Shell(ctx context.Context, script string, env []string, dir string, out io.Writer) (code int, err error)

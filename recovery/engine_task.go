@@ -17,6 +17,7 @@ import (
 type taskRun struct {
 	e       *engine
 	t       runbooks.Task
+	ground  Ground
 	begun   time.Time
 	attempt int
 
@@ -90,6 +91,12 @@ func (w *taskRun) do(ctx context.Context) (state StepState, err error) {
 		return StepFailed, err
 	}
 	w.tell(StepRunning, nil)
+	w.ground = w.e.o.Ground
+	if w.t.Host != "" {
+		if w.ground, err = w.ground.On(w.t.Host); err != nil {
+			return StepFailed, err
+		}
+	}
 	if s.When != "" {
 		code, err := w.shell(ctx, s.When, nil, "", out)
 		if err != nil {
@@ -195,7 +202,7 @@ func (w *taskRun) kind(ctx context.Context, out io.Writer) error {
 		return err
 	case runbooks.Fetch, runbooks.Container, runbooks.Stop, runbooks.DNS, runbooks.Cert, runbooks.Handoff:
 	}
-	return w.e.o.Ground.Do(ctx, w.t, out)
+	return w.ground.Do(ctx, w.t, out)
 }
 
 // shell runs a script, and tells its last line while it runs.
@@ -218,7 +225,7 @@ func (w *taskRun) shell(ctx context.Context, script string, env []string, dir st
 			}
 		}
 	})
-	code, err := w.e.o.Ground.Shell(ctx, script, append(append([]string{}, w.t.Env...), env...), dir, out)
+	code, err := w.ground.Shell(ctx, script, append(append([]string{}, w.t.Env...), env...), dir, out)
 	close(done)
 	wg.Wait()
 	return code, err
@@ -226,7 +233,7 @@ func (w *taskRun) shell(ctx context.Context, script string, env []string, dir st
 
 // wait looks at a probe until it is true, and stays so for as long as it says.
 func (w *taskRun) wait(ctx context.Context, p *runbooks.Probe) error {
-	return waitFor(ctx, w.e.o.Ground, p, w.t.Env, func(why error) { w.tell(StepRunning, why) })
+	return waitFor(ctx, w.ground, p, w.t.Env, func(why error) { w.tell(StepRunning, why) })
 }
 
 // WaitFor looks at a probe until it is true, and stays so for as long as it says.

@@ -26,6 +26,10 @@ type hostGround struct{ site Site }
 // Ground is this host, as a place where runbooks are run.
 func (s Site) Ground() Ground { return hostGround{s} }
 
+func (g hostGround) On(host string) (Ground, error) {
+	return nil, fmt.Errorf("%w: on host %s: log in there, and run it with --only", ErrNotHere, host)
+}
+
 // afterExit is how long a script's output is read on when it has ended: a program
 // that it left in the background may hold it open for ever.
 const afterExit = 2 * time.Second
@@ -113,9 +117,6 @@ func (g hostGround) Do(ctx context.Context, t runbooks.Task, out io.Writer) erro
 	w := runbooks.With{}
 	if s.With != nil {
 		w = *s.With
-	}
-	if t.Host != "" {
-		return fmt.Errorf("%w: on host %s", ErrNotHere, t.Host)
 	}
 	switch s.Kind() {
 	case runbooks.Fetch:

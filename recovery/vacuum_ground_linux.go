@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/blackstart-project/blackstart/runbooks"
 	"github.com/blackstart-project/blackstart/sandbox"
@@ -15,21 +16,36 @@ import (
 // vacuumGround is a vacuum as a place where runbooks are run: every step is done by
 // a program inside.
 type vacuumGround struct {
-	v    *Vacuum
-	self string // this program, inside
-	data string // of the site, inside
+	v     *Vacuum
+	self  string   // this program, inside
+	data  string   // of the site, inside
+	names []string // of the hosts, in the vacuum's order
+	host  int
 }
 
-// Ground is the vacuum as a place where runbooks are run. self is this program, by
-// a path that is visible inside.
-func (v *Vacuum) Ground(self string) Ground { return vacuumGround{v, self, v.site.Host.Data} }
+// Ground is the vacuum as a place where runbooks are run, on the host with the
+// number 0 unless a step names others. self is this program, by a path that is
+// visible inside; names are what the runbook calls the hosts, in their order.
+func (v *Vacuum) Ground(self string, names []string) Ground {
+	return vacuumGround{v: v, self: self, data: v.site.Host.Data, names: names}
+}
+
+// On is the same on another host.
+func (g vacuumGround) On(host string) (Ground, error) {
+	i := slices.Index(g.names, host)
+	if i < 0 || i >= len(g.v.hosts) {
+		return nil, fmt.Errorf("%w: %w: host %s, in a vacuum of %d", sandbox.ErrUnresolved, ErrNotHere, host, len(g.v.hosts))
+	}
+	g.host = i
+	return g, nil
+}
 
 func (g vacuumGround) Shell(ctx context.Context, script string, env []string, dir string, out io.Writer) (int, error) {
 	return g.spawn(ctx, sandbox.Cmd{Args: []string{"/bin/sh", "-eu", "-c", script}, Env: append(os.Environ(), env...), Dir: dir, Stdout: out, Stderr: out})
 }
 
 func (g vacuumGround) spawn(ctx context.Context, c sandbox.Cmd) (int, error) {
-	p, err := g.v.Spawn(ctx, c)
+	p, err := g.v.Spawn(ctx, g.host, c)
 	if err != nil {
 		return 0, err
 	}
@@ -74,7 +90,7 @@ func firstLine(b []byte) string {
 
 func (g vacuumGround) Do(ctx context.Context, t runbooks.Task, out io.Writer) error {
 	s := t.Step
-	if s.Kind() != runbooks.Fetch || t.Host != "" {
+	if s.Kind() != runbooks.Fetch {
 		return fmt.Errorf("%w: %w: a %s step in a vacuum", sandbox.ErrUnresolved, ErrNotHere, s.Kind())
 	}
 	// From inside, so that it reaches what the conditions let it reach, and no more.

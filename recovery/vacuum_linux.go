@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +34,8 @@ type VacuumOptions struct {
 	// would not be.
 	Show []string
 
-	Memory   int64   // bytes; 0: no limit
+	Hosts    int     // on one private segment; 0 stands for 1
+	Memory   int64   // bytes, of each host; 0: no limit
 	CPUs     float64 // 0: no limit
 	Timeline []Fault
 }
@@ -54,6 +55,8 @@ const (
 	FaultDark  FaultKind = "dark"
 	FaultAllow FaultKind = "allow"
 	FaultKill  FaultKind = "kill"
+	FaultCut   FaultKind = "cut"  // hosts A,B|C,D from each other
+	FaultHeal  FaultKind = "heal" // of all cuts
 )
 
 // ParseFault reads TIME=KIND:NAME, such as 10s=dark:package-store.
@@ -62,8 +65,11 @@ func ParseFault(s string) (Fault, error) {
 	kind, name, ok := strings.Cut(rest, ":")
 	d, err := time.ParseDuration(at)
 	f := Fault{d, FaultKind(kind), name}
-	if err != nil || d < 0 || !ok || name == "" || !slices.Contains([]FaultKind{FaultDark, FaultAllow, FaultKill}, f.Kind) {
-		return f, fmt.Errorf("%w: fault %q: want TIME=dark:NAME, TIME=allow:NAME or TIME=kill:PATTERN", ErrUsage, s)
+	if f.Kind == FaultHeal && name == "" && err == nil && d >= 0 {
+		return f, nil
+	}
+	if err != nil || d < 0 || !ok || name == "" || !slices.Contains([]FaultKind{FaultDark, FaultAllow, FaultKill, FaultCut}, f.Kind) {
+		return f, fmt.Errorf("%w: fault %q: want TIME=dark:NAME, TIME=allow:NAME, TIME=kill:PATTERN, TIME=cut:0,1|2 or TIME=heal", ErrUsage, s)
 	}
 	return f, nil
 }
@@ -99,19 +105,19 @@ func (s Site) Catalogue(file string) (sandbox.Catalogue, error) {
 	return c, nil
 }
 
-// Vacuum is a world where nothing answers, except what is allowed by name.
+// Vacuum is a world where nothing answers, except what is allowed by name: one
+// host, or several on a private segment.
 type Vacuum struct {
-	*sandbox.World
 	Record *sandbox.Record // nil where nothing is recorded
 
-	site  Site
-	o     VacuumOptions
-	names *sandbox.Names
-	relay *sandbox.Relay
-	port  uint16 // of the relay, inside
-	stop  context.CancelFunc
-	wg    sync.WaitGroup
-	close []func() error // in this order, after the world is gone
+	site   Site
+	o      VacuumOptions
+	names  *sandbox.Names
+	fabric *sandbox.Fabric // nil: there is one host
+	hosts  []*vacuumHost
+	stop   context.CancelFunc
+	wg     sync.WaitGroup // of faults
+	close  []func() error // in this order, after the world is gone
 
 	mu   sync.Mutex
 	errs []error // of what serves the world
@@ -141,13 +147,58 @@ func (s Site) Vacuum(ctx context.Context, o VacuumOptions) (_ *Vacuum, err error
 		return nil, err
 	}
 	v.prepare(&so, authority)
-	if v.World, err = sandbox.Up(ctx, so); err != nil {
+	worlds, err := v.up(ctx, so)
+	if err != nil {
 		return nil, err
 	}
-	for _, w := range v.Warnings() {
-		s.Log.Warn(w)
+	for _, w := range worlds {
+		v.hosts = append(v.hosts, &vacuumHost{World: w, failed: v.failed})
+		for _, said := range w.Warnings() {
+			s.Log.Warn(said)
+		}
 	}
-	return v, v.serve(ctx, authority)
+	for i, h := range v.hosts {
+		if err := h.serve(ctx, i, v, authority); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// up makes the hosts.
+func (v *Vacuum) up(ctx context.Context, so sandbox.Options) ([]*sandbox.World, error) {
+	if v.o.Hosts <= 1 {
+		w, err := sandbox.Up(ctx, so)
+		return []*sandbox.World{w}, err
+	}
+	all := make([]sandbox.Options, v.o.Hosts)
+	for i := range all {
+		all[i] = so
+	}
+	f, err := sandbox.UpFabric(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	v.fabric = f
+	return f.Hosts(), nil
+}
+
+// Addresses are those of the hosts' eth0, IPv4, in their order.
+func (v *Vacuum) Addresses() []netip.Addr {
+	var all []netip.Addr
+	for _, h := range v.hosts {
+		v4, _ := h.World.Addresses()
+		all = append(all, v4.Addr())
+	}
+	return all
+}
+
+// Spawn starts a program on a host, counted from 0.
+func (v *Vacuum) Spawn(ctx context.Context, host int, c sandbox.Cmd) (*sandbox.Process, error) {
+	if host < 0 || host >= len(v.hosts) {
+		return nil, fmt.Errorf("%w: host %d of %d", sandbox.ErrBadOptions, host, len(v.hosts))
+	}
+	return v.hosts[host].Spawn(ctx, c)
 }
 
 // layers are the directories of the root, none for the host's.
@@ -210,90 +261,6 @@ func (v *Vacuum) prepare(so *sandbox.Options, authority *sandbox.Authority) {
 	}
 }
 
-// serve starts the relay and the resolver.
-func (v *Vacuum) serve(ctx context.Context, authority *sandbox.Authority) error {
-	conntrack, err := v.Conntrack(ctx)
-	if err != nil {
-		return err
-	}
-	v.close = append(v.close, conntrack.Close)
-	v.relay, err = sandbox.NewRelay(sandbox.RelayOptions{
-		Capabilities: v.o.Allow, Names: v.names, Record: v.Record, Dial: v.site.dialOutside, Authority: authority, Roots: systemRoots(),
-		Original: sandbox.OriginalDestination, OriginalPacket: conntrack.Original,
-	})
-	if err != nil {
-		return err
-	}
-	resolver := sandbox.NewResolver(sandbox.ResolverOptions{
-		Capabilities: v.o.Allow, Names: v.names, Denied: v.o.Denied, Record: v.Record, Address: resolverAddress,
-	})
-	if err := v.stream(ctx, "tcp4", "127.0.0.1:0", v.relay.ServeTCP); err != nil {
-		return err
-	}
-	port := strconv.Itoa(int(v.port))
-	for _, l := range []struct {
-		network, address string
-		stream           func(context.Context, net.Listener) error
-		packet           func(context.Context, net.PacketConn) error
-	}{
-		{network: "tcp6", address: "[::1]:" + port, stream: v.relay.ServeTCP},
-		{network: "udp4", address: "127.0.0.1:" + port, packet: v.relay.ServeUDP},
-		{network: "udp6", address: "[::1]:" + port, packet: v.relay.ServeUDP},
-		{network: "tcp4", address: resolverAddress, stream: resolver.ServeTCP},
-		{network: "udp4", address: resolverAddress, packet: resolver.ServeUDP},
-	} {
-		if l.stream != nil {
-			err = v.stream(ctx, l.network, l.address, l.stream)
-		} else {
-			err = v.packet(ctx, l.network, l.address, l.packet)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	for _, c := range v.o.Allow {
-		if c.Kind != sandbox.KindUnix {
-			continue
-		}
-		path := c.Path
-		if err := v.stream(ctx, "unix", path, func(ctx context.Context, l net.Listener) error { return v.relay.ServeUnix(ctx, l, path) }); err != nil {
-			return err
-		}
-	}
-	return v.apply(ctx)
-}
-
-// apply makes the rules those of the relay as it is now.
-func (v *Vacuum) apply(ctx context.Context) error {
-	rules, err := v.relay.Rules(v.port)
-	if err != nil {
-		return err
-	}
-	return v.SetRules(ctx, rules)
-}
-
-// stream serves a listener inside. The first one decides the relay's port.
-func (v *Vacuum) stream(ctx context.Context, network, address string, serve func(context.Context, net.Listener) error) error {
-	l, err := v.Listen(ctx, network, address)
-	if err != nil {
-		return err
-	}
-	if a, ok := l.Addr().(*net.TCPAddr); ok && v.port == 0 {
-		v.port = uint16(a.Port)
-	}
-	v.wg.Go(func() { v.failed(serve(ctx, l)) })
-	return nil
-}
-
-func (v *Vacuum) packet(ctx context.Context, network, address string, serve func(context.Context, net.PacketConn) error) error {
-	c, err := v.ListenPacket(ctx, network, address)
-	if err != nil {
-		return err
-	}
-	v.wg.Go(func() { v.failed(serve(ctx, c)) })
-	return nil
-}
-
 func (v *Vacuum) failed(err error) {
 	if err != nil {
 		v.mu.Lock()
@@ -310,10 +277,15 @@ func (v *Vacuum) Set(ctx context.Context, label string, dark bool) error {
 			mode = c.Dark
 		}
 	}
-	if err := v.relay.SetMode(label, mode); err != nil {
-		return err
+	for _, h := range v.hosts {
+		if err := h.relay.SetMode(label, mode); err != nil {
+			return err
+		}
+		if err := h.apply(ctx); err != nil {
+			return err
+		}
 	}
-	return v.apply(ctx)
+	return nil
 }
 
 // Close ends the vacuum and tells what was tried in it; what would be in vain on
@@ -321,21 +293,33 @@ func (v *Vacuum) Set(ctx context.Context, label string, dark bool) error {
 // sandbox.ErrIncomplete, says why what was seen is no verdict.
 func (v *Vacuum) Close() (attempts []sandbox.Attempt, err error) {
 	var errs []error
-	if v.World != nil {
-		errs = append(errs, v.World.Close())
+	if v.fabric != nil {
+		errs = append(errs, v.fabric.Close())
+	}
+	for _, h := range v.hosts {
+		if v.fabric == nil {
+			errs = append(errs, h.World.Close())
+		}
 	}
 	v.stop()
 	v.wg.Wait()
+	unseen := map[string]bool{}
+	for _, h := range v.hosts {
+		errs = append(errs, h.close())
+		if h.relay != nil {
+			for _, label := range h.relay.NotEnforced() {
+				unseen[label] = true
+			}
+		}
+	}
 	for _, c := range slices.Backward(v.close) {
 		errs = append(errs, c())
 	}
 	for _, e := range v.errs {
 		errs = append(errs, fmt.Errorf("%w: %w", sandbox.ErrUnresolved, e))
 	}
-	if v.relay != nil {
-		for _, label := range v.relay.NotEnforced() {
-			errs = append(errs, fmt.Errorf("%w: the methods and paths of %s: the client does not trust the vacuum's authority", sandbox.ErrUnresolved, label))
-		}
+	for label := range unseen {
+		errs = append(errs, fmt.Errorf("%w: the methods and paths of %s: the client does not trust the vacuum's authority", sandbox.ErrUnresolved, label))
 	}
 	if v.Record != nil {
 		errs = append(errs, v.Record.Complete(), v.Record.Close())

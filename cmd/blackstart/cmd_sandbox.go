@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -45,7 +46,10 @@ func vacuumFlags() []cli.Flag {
 		&cli.StringFlag{Name: "record", Usage: "write a JSON line for each attempt to `FILE`"},
 		&cli.BoolFlag{Name: "no-record", Usage: "record nothing: quicker, and nothing is known at the end"},
 		&cli.BoolFlag{Name: "suggest", Usage: "print the capabilities that would have let it pass"},
-		&cli.StringSliceFlag{Name: "at", Usage: "`TIME=dark:NAME`, TIME=allow:NAME or TIME=kill:PATTERN, after the start"},
+		&cli.StringSliceFlag{Name: "at", Usage: "`TIME=dark:NAME`, TIME=allow:NAME, TIME=kill:PATTERN, TIME=cut:0,1|2 (hosts from each other) or TIME=heal, after the start"},
+		&cli.IntFlag{Name: "hosts", Value: 1, Usage: "`N` hosts on a private segment, host0 and so on, each with a root layer of its own"},
+		&cli.IntFlag{Name: "on", Usage: "run the command on host `N`"},
+		&cli.StringSliceFlag{Name: "also", Usage: "`N=COMMAND`, a line for the shell of host N, beside the command, until that ends"},
 		&cli.StringFlag{Name: "memory", Usage: "limit of all programs together, such as `512MiB`"},
 		&cli.Float64Flag{Name: "cpus", Usage: "limit, in processors: `1.5`"},
 		&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "set the variable `K=V`"},
@@ -83,7 +87,7 @@ func sandboxShell() *cli.Command {
 }
 
 func vacuumOptions(c *cli.Context, s recovery.Site) (recovery.VacuumOptions, error) {
-	o := recovery.VacuumOptions{Root: c.String("root"), CPUs: c.Float64("cpus"), Blind: c.Bool("no-record"), Denied: sandbox.Denial(c.String("dns"))}
+	o := recovery.VacuumOptions{Root: c.String("root"), Hosts: c.Int("hosts"), CPUs: c.Float64("cpus"), Blind: c.Bool("no-record"), Denied: sandbox.Denial(c.String("dns"))}
 	catalogue := sandbox.Catalogue{}
 	var err error
 	if c.IsSet("allow") || c.IsSet("catalogue") {
@@ -164,7 +168,10 @@ func inVacuum(c *cli.Context, args []string, tty bool) (err error) {
 	if err != nil {
 		return err
 	}
-	code, runErr := runInVacuum(c, v, cmd)
+	code, runErr := 0, beside(c, v, cmd.Dir)
+	if runErr == nil {
+		code, runErr = runInVacuum(c, v, cmd)
+	}
 	attempts, closeErr := v.Close()
 	if !o.Blind {
 		if err := sandbox.Table(os.Stderr, attempts); err != nil {
@@ -187,9 +194,24 @@ func inVacuum(c *cli.Context, args []string, tty bool) (err error) {
 	return nil
 }
 
+// beside starts what runs on other hosts. It ends with the vacuum.
+func beside(c *cli.Context, v *recovery.Vacuum, dir string) error {
+	for _, a := range c.StringSlice("also") {
+		at, line, ok := strings.Cut(a, "=")
+		n, err := strconv.Atoi(at)
+		if err != nil || !ok {
+			return usage("--also %s: want N=COMMAND", a)
+		}
+		if _, err := v.Spawn(c.Context, n, sandbox.Cmd{Args: []string{"/bin/sh", "-c", line}, Dir: dir, Stdout: os.Stderr, Stderr: os.Stderr}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func runInVacuum(c *cli.Context, v *recovery.Vacuum, cmd sandbox.Cmd) (int, error) {
 	if !cmd.TTY {
-		return v.Run(c.Context, cmd, nil)
+		return v.Run(c.Context, c.Int("on"), cmd, nil)
 	}
 	in := int(os.Stdin.Fd())
 	if cols, rows, err := term.GetSize(in); err == nil {
@@ -202,7 +224,7 @@ func runInVacuum(c *cli.Context, v *recovery.Vacuum, cmd sandbox.Cmd) (int, erro
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, unix.SIGWINCH)
 	defer signal.Stop(resized)
-	code, err := v.Run(c.Context, cmd, func(p *sandbox.Process) {
+	code, err := v.Run(c.Context, c.Int("on"), cmd, func(p *sandbox.Process) {
 		t := p.Terminal()
 		go func() { _, _ = io.Copy(t, os.Stdin) }() // ends with this process
 		go func() {

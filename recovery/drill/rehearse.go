@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -62,10 +63,6 @@ func Rehearse(ctx context.Context, o Options, file *runbooks.File, h *runbooks.R
 	if err != nil {
 		return r, err
 	}
-	bound, err := rb.Bind(h.Vars, nil)
-	if err != nil {
-		return r, err
-	}
 	var allow []sandbox.Capability
 	for _, c := range h.Conditions {
 		for _, name := range c.Names() {
@@ -77,13 +74,9 @@ func Rehearse(ctx context.Context, o Options, file *runbooks.File, h *runbooks.R
 			allow = append(allow, found...)
 		}
 	}
-	if h.Hardware.Hosts > 1 {
-		r.Verdict, r.Reason = Unresolved, "rehearsals on several hosts are not possible yet"
-		return r, nil
-	}
 	v, err := o.Site.Vacuum(ctx, recovery.VacuumOptions{
 		Allow: allow, Dark: sandbox.ModeDrop, Record: o.Record, Show: append([]string{o.Self}, o.Show...),
-		Memory: int64(h.Hardware.Memory), CPUs: h.Hardware.CPUs,
+		Hosts: max(h.Hardware.Hosts, len(rb.Hosts)), Memory: int64(h.Hardware.Memory), CPUs: h.Hardware.CPUs,
 	})
 	if errors.Is(err, sandbox.ErrUnresolved) {
 		r.Verdict, r.Reason = Unresolved, err.Error()
@@ -92,7 +85,18 @@ func Rehearse(ctx context.Context, o Options, file *runbooks.File, h *runbooks.R
 	if err != nil {
 		return r, err
 	}
-	j := judge{o: o, v: v, ground: v.Ground(o.Self), bound: bound, h: h}
+	hosts := map[string]netip.Addr{}
+	for i, a := range v.Addresses() {
+		if i < len(rb.Hosts) {
+			hosts[rb.Hosts[i]] = a
+		}
+	}
+	bound, err := rb.Bind(h.Vars, hosts)
+	if err != nil {
+		_, closeErr := v.Close()
+		return r, errors.Join(err, closeErr)
+	}
+	j := judge{o: o, v: v, ground: v.Ground(o.Self, rb.Hosts), bound: bound, h: h}
 	why := j.run(ctx, &r)
 	attempts, closeErr := v.Close()
 	r.Attempts = attempts
