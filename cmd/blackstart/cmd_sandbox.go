@@ -29,9 +29,10 @@ and what it tried to reach is told at the end:
    blackstart sandbox run --allow tcp:10.0.0.7:443 --allow dns:store.example -- ./recover.sh
    blackstart sandbox run --suggest -- ./recover.sh        what would have let it pass?
    blackstart sandbox shell --allow loopback:5000
+   blackstart sandbox guard --deny tcp:10.0.0.7:443 -- ./deploy.sh     on the host's own network
 
 It works without root as well, where this kernel lets users make namespaces.`,
-		Subcommands:     []*cli.Command{sandboxRun(), sandboxShell()},
+		Subcommands:     []*cli.Command{sandboxRun(), sandboxShell(), sandboxGuard()},
 		HideHelpCommand: true,
 	}
 }
@@ -82,6 +83,68 @@ func sandboxShell() *cli.Command {
 				shell = "/bin/sh"
 			}
 			return inVacuum(c, []string{shell}, term.IsTerminal(int(os.Stdin.Fd())))
+		},
+	}
+}
+
+func sandboxGuard() *cli.Command {
+	return &cli.Command{
+		Name: "guard", Usage: "deny a command some of the host's own network", ArgsUsage: "-- CMD [ARG...]",
+		Description: `For scripts that must not depend on what they repair: what --deny names cannot be reached by the
+command and all that it starts, at once and with an error; with --allow, everything else cannot.
+It is a rail, not a jail, needs root and cgroup v2, and touches no firewall rule.`,
+		Flags: append([]cli.Flag{
+			&cli.StringSliceFlag{Name: "deny", Usage: "`CAPABILITY` that is denied: tcp:IP:PORT, tcp:CIDR:PORTS, udp:..., loopback:PORT, or a name of the catalogue"},
+			&cli.StringSliceFlag{Name: "allow", Usage: "`CAPABILITY` that is all that can be reached"},
+			&cli.StringFlag{Name: "catalogue", Usage: "`FILE`, a kit.yaml, whose capabilities may be named", DefaultText: "the kit's"},
+		}, fromFlags()...),
+		Action: func(c *cli.Context) error {
+			if !c.Args().Present() {
+				return usage("%s takes a command, behind --", c.Command.FullName())
+			}
+			s, err := bareSite(c)
+			if err != nil {
+				return err
+			}
+			if s, err = supplied(c, s); err != nil {
+				return err
+			}
+			o := sandbox.GuardOptions{Cmd: sandbox.Cmd{Args: c.Args().Slice(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}}
+			if o.Cmd.Dir, err = os.Getwd(); err != nil {
+				return err
+			}
+			catalogue, err := s.Catalogue(c.String("catalogue"))
+			if err != nil {
+				return err
+			}
+			for flag, list := range map[string]*[]sandbox.Capability{"deny": &o.Deny, "allow": &o.Allow} {
+				for _, a := range c.StringSlice(flag) {
+					found, err := catalogue.Resolve(a)
+					if err != nil {
+						return err
+					}
+					*list = append(*list, found...)
+				}
+			}
+			if _, err := sandbox.Sweep(); err != nil {
+				s.Log.Warn("what an earlier guard left is still there", "error", err)
+			}
+			r, err := sandbox.Guard(c.Context, o)
+			if err != nil {
+				return err
+			}
+			if len(r.Denied) > 0 {
+				if err := sandbox.Table(os.Stderr, r.Denied); err != nil {
+					return err
+				}
+			}
+			if r.Released > 0 {
+				s.Log.Warn(fmt.Sprintf("%d processes outlived the command: nothing is denied to them any more", r.Released))
+			}
+			if r.Code != 0 {
+				return cli.Exit("", r.Code)
+			}
+			return nil
 		},
 	}
 }
