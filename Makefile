@@ -36,7 +36,7 @@ test: build test-kernel
 test-kernel: packages-build
 	@.ci/packages $(TEST_PACKAGES)
 	@.ci/servers
-	REQUIRE_KERNEL=1 go test -tags "$(TAGS)" ./...
+	REQUIRE_KERNEL=1 go test -parallel 4 -tags "$(TAGS)" ./...
 
 # A stock Debian kernel with cgroup v2 only, under qemu.
 test-vm: build
@@ -55,7 +55,7 @@ lint: packages-build
 	go run github.com/kisielk/errcheck@v1.30.0 -tags "$(TAGS)" -ignoretests -exclude .ci/errcheck ./...
 	go run github.com/polyfloyd/go-errorlint@v1.8.0 -tags "$(TAGS)" ./...
 	GOFLAGS="-tags=$(subst $(space),$(comma),$(TAGS))" go run github.com/nishanths/exhaustive/cmd/exhaustive@v0.17.1 -d -typeonly "^$(MODULE)" ./...
-	shellcheck -x $(filter-out .ci/errcheck .ci/bench-fetch,$(wildcard .ci/*))
+	shellcheck -x $(filter-out .ci/errcheck .ci/bench-%,$(wildcard .ci/*))
 
 fuzz:
 	@set -e; for p in $$(go list ./...); do \
