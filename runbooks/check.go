@@ -21,7 +21,7 @@ type Known struct {
 func Check(known Known, files ...*File) error {
 	var all Errors
 	for _, f := range files {
-		r := &report{file: f.Name, lines: strings.Split(string(f.source), "\n")}
+		r := newReport(f.Name, f.source)
 		c := checker{report: r, file: f, known: known}
 		for _, b := range f.Runbooks {
 			c.kit(b)

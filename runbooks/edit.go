@@ -105,7 +105,7 @@ func (e *editor) flow(at *node, key int, want []Condition, all []comment) {
 	for _, c := range slices.Backward(all) {
 		inside := c.line >= at.line && (c.line > at.line || c.column > at.column) && c.line < at.flow.Line
 		if inside {
-			e.insert(key, indentOf(e.line(key))+"#"+strings.TrimRight(c.text, "\r"))
+			e.insert(key, indentOf(e.line(key))+"#"+c.text)
 		}
 	}
 }
@@ -185,7 +185,7 @@ type comment struct {
 // comments are those of a file that Parse has read.
 func comments(b []byte) []comment {
 	var all []comment
-	for _, t := range lexer.Tokenize(string(b)) {
+	for _, t := range lexer.Tokenize(strings.ReplaceAll(string(b), "\r\n", "\n")) {
 		if t.Type == token.CommentType {
 			all = append(all, comment{t.Position.Line, t.Position.Column, t.Value})
 		}

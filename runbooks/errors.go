@@ -75,6 +75,11 @@ type report struct {
 	errs  Errors
 }
 
+// newReport is for a file's bytes; what ends its lines does not matter.
+func newReport(file string, b []byte) *report {
+	return &report{file: file, lines: strings.Split(strings.ReplaceAll(string(b), "\r\n", "\n"), "\n")}
+}
+
 // at notes an error at a node.
 func (r *report) at(n *node, format string, args ...any) {
 	r.pos(n.line, n.column, format, args...)

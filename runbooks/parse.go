@@ -55,7 +55,7 @@ func Parse(name string, b []byte) (*File, error) {
 
 func parse(name string, b []byte) (*File, *report) {
 	f := &File{Name: name, Digest: fmt.Sprintf("sha256:%x", sha256.Sum256(b)), source: bytes.Clone(b)}
-	r := &report{file: name, lines: strings.Split(strings.ReplaceAll(string(b), "\r\n", "\n"), "\n")}
+	r := newReport(name, b)
 	docs := tree([]byte(strings.Join(r.lines, "\n")), r)
 	if len(docs) == 0 && len(r.errs) == 0 {
 		r.pos(1, 1, "no runbook and no rehearsal in it")
@@ -115,7 +115,7 @@ func clean(name string) string { return path.Clean(filepath.ToSlash(name)) }
 
 // error is one error at a node of this file.
 func (f *File) error(n *node, format string, args ...any) error {
-	r := &report{file: f.Name, lines: strings.Split(string(f.source), "\n")}
+	r := newReport(f.Name, f.source)
 	r.at(n, format, args...)
 	return r.err()
 }

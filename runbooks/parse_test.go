@@ -158,6 +158,7 @@ var bad = []struct {
 	{"misspelt need", head + "  - {name: stop etcd, run: x}\n  - {name: b, run: x, needs: [stop etdc]}\n", "did you mean stop etcd?", false},
 	{"itself", head + "  - {name: a, run: x, needs: [a]}\n", "6:30: a cycle: a needs a: none of them can start first", false},
 	{"cycle", head + "  - {name: a, run: x, needs: [c]}\n  - {name: b, run: x}\n  - {name: c, run: x}\n", "6:30: a cycle: a needs c needs b needs a", false},
+	{"shortest cycle", head + "  - {name: a, run: x, needs: [c]}\n  - {name: b, run: x}\n  - {name: c, run: x}\n  - {name: d, run: x, needs: [c, e]}\n  - {name: e, run: x}\n", "9:30: a cycle: d needs e needs d", false},
 	{"unreachable", head + "  - {name: a, run: x, needs: [b]}\n  - {name: b, run: x}\n  - {name: c, run: x}\n", `8:5: step "c" can never be reached: it waits, perhaps through others, for the cycle of "a"`, false},
 	{"same step", head + "  - {name: a, run: x}\n  - {name: a, run: x}\n", `7:12: step "a" is there twice: the first is in line 6`, false},
 	{"unknown host", head + "  - {name: a, run: x, hosts: [c]}\n", "6:31: host c is not among the runbook's hosts", false},

@@ -171,6 +171,8 @@ func (s suite) bound(t *testing.T) {
 		"unshare -Urm sh -c 'mount --rbind '${1%%/*}' /mnt && attempt unix /mnt/host.sock 0 $TOKEN-5'",
 		"ln -s %s /tmp/link; attempt unix /tmp/link 0 $TOKEN-6",
 		"ln -s ${1%%/*} /tmp/dir; attempt unix /tmp/dir/host.sock 0 $TOKEN-7",
+		// Behind a socket inside that has its name.
+		"cd /run; python3 -c 'import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(\"host.sock\"); os.system(\"attempt unix %s 0 $TOKEN-8\")'",
 	} {
 		if strings.Contains(line, "%s") {
 			line = fmt.Sprintf(line, path)
@@ -204,5 +206,41 @@ func (s suite) bound(t *testing.T) {
 	}
 	if err := r.Complete(); err != nil {
 		t.Errorf("Complete() = %v; want nil", err)
+	}
+}
+
+// A socket that a program inside has bound is inside, by whatever name another
+// one reaches it.
+func (s suite) ownSockets(t *testing.T) {
+	o := s.listen(t, "own")
+	r := NewRecord(nil)
+	w := up(t, Options{Record: r})
+	const server = `cd /run; python3 -c 'import socket, threading
+def serve(p):
+    l = socket.socket(socket.AF_UNIX); l.bind(p); l.listen()
+    while True: c = l.accept()[0]; c.recv(99); c.send(b"inside")
+for p in ("/run/full.sock", "near.sock", "./dot.sock"): threading.Thread(target=serve, args=(p,), daemon=True).start()
+import os, sys, time
+while not all(os.path.exists(p) for p in ("full.sock", "near.sock", "dot.sock")): time.sleep(0.01)
+for p in sys.argv[2:]: os.system("attempt unix %s 0 %s" % (p, sys.argv[1]))' $TOKEN `
+	paths := []string{"/run/full.sock", "full.sock", "/var/run/full.sock", "/proc/self/cwd/full.sock", "/proc/self/root/run/near.sock", "/run/near.sock", "../run/./dot.sock"}
+	out := s.attempt(t, w, server+strings.Join(paths, " "), o)
+	if want := strings.TrimSpace(strings.Repeat("answer inside\n", len(paths))); out != want {
+		t.Errorf("it says %q; want %q", out, want)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, a := range r.Attempts() {
+		if a.Proto == protoUnix && strings.HasSuffix(a.Destination, ".sock") {
+			count += a.Count
+			if a.Verdict != Inside {
+				t.Errorf("recorded %s %s %s; want it inside", a.Verdict, a.Destination, a.Outcome)
+			}
+		}
+	}
+	if count != len(paths) {
+		t.Errorf("%d connections are recorded; want %d:\n%s", count, len(paths), recordLines(r))
 	}
 }

@@ -44,6 +44,7 @@ func TestEscape(t *testing.T) {
 	t.Run("inherited", s.inherited)
 	t.Run("terminal", s.terminal)
 	t.Run("bound", s.bound)
+	t.Run("own sockets", s.ownSockets)
 	t.Run("served files", s.servedFiles)
 	for name, f := range map[string]func(*testing.T){
 		"attempts": s.attempts, "incomplete": s.incomplete, "tunnels": s.tunnels, "server names": s.liesOfNames, "smuggling": s.smuggling,
@@ -263,15 +264,18 @@ func (s suite) attempt(t *testing.T, w *World, line string, o *outside) string {
 func (s suite) incomplete(t *testing.T) {
 	all := []struct {
 		escape
-		why string
+		why   string
+		binds []string
 	}{
-		{escape{name: "raw header that goes elsewhere", line: "attempt raw-lies 127.0.0.1 $UDP $TOKEN", control: "udp", root: true}, "came from no system call"},
-		{escape{name: "source route", line: "attempt udp-route 127.9.9.9 $UDP $TOKEN"}, "came from no system call"},
+		{escape{name: "raw header that goes elsewhere", line: "attempt raw-lies 127.0.0.1 $UDP $TOKEN", control: "udp", root: true}, "came from no system call", nil},
+		{escape{name: "source route", line: "attempt udp-route 127.9.9.9 $UDP $TOKEN"}, "came from no system call", nil},
 	}
 	if !s.root {
-		// Nobody but its owner may look into a program that others cannot read.
+		// Nobody may look into a program that only others may read. Through a layer
+		// it cannot even be run.
 		all = append(all, all[0])
 		all[2].escape, all[2].why = escape{name: "unreadable program", line: "attempt-unreadable tcp 127.0.0.1 $TCP $TOKEN", control: "tcp"}, "reading what call"
+		all[2].binds = []string{filepath.Join(s.path, "attempt-unreadable")}
 	}
 	for i, e := range all {
 		t.Run(e.name, func(t *testing.T) {
@@ -284,7 +288,7 @@ func (s suite) incomplete(t *testing.T) {
 			}
 			o := s.listen(t, "incomplete"+itoa(i))
 			r := NewRecord(nil)
-			w := up(t, Options{Record: r})
+			w := up(t, Options{Record: r, Binds: e.binds})
 			if out := s.attempt(t, w, e.line, o); out != "silent" {
 				t.Errorf("it says %q; want silence", out)
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -27,7 +26,8 @@ const maxHosts = 12
 // The segment is a bridge in a network namespace that belongs to a process of
 // its own; the hosts hang on it by a veth pair each. Neither has an end in the
 // host's own network. Hosts know each other's hardware addresses: nothing is
-// asked for, and nobody else is found there.
+// asked for, and nobody else is found there. The hosts' Rules are about what lies
+// beyond: they do not reach what the hosts send each other.
 //
 // An attempt to reach another host is in the record of the host it came from:
 // Inside if something listened there, Blocked if nothing did or the two are
@@ -56,11 +56,11 @@ func UpFabric(ctx context.Context, hosts []Options) (_ *Fabric, err error) {
 		return nil, fmt.Errorf("%w: %d hosts; want 1 to %d", ErrBadOptions, len(hosts), maxHosts)
 	}
 	f := &Fabric{worlds: make([]*World, len(hosts)), cut: map[[2]int]bool{}}
-	for _, o := range hosts {
+	for i, o := range hosts {
 		if (o.Record == nil) != (hosts[0].Record == nil) {
 			return nil, fmt.Errorf("%w: a record of some hosts and not of others", ErrBadOptions)
 		}
-		if err := checkSegmentRules(o.Rules); err != nil {
+		if err := checkSegmentRules(o.Rules, f.others(i)); err != nil {
 			return nil, err
 		}
 		f.records = append(f.records, o.Record)
@@ -103,114 +103,6 @@ func UpFabric(ctx context.Context, hosts []Options) (_ *Fabric, err error) {
 
 // Hosts returns the vacuums, by the number of their host.
 func (f *Fabric) Hosts() []*World { return slices.Clone(f.worlds) }
-
-// Partition cuts every host of a from every host of b: whatever one sends the
-// other is lost without a word, on connections that are open too. Partitions
-// add up. Traffic of programs that were given raw sockets and write the address
-// of a third host into it is cut as that host's.
-//
-// After an error some pairs may be cut and others not; another call tries again.
-func (f *Fabric) Partition(ctx context.Context, a, b []int) error {
-	f.cutting.Lock()
-	defer f.cutting.Unlock()
-	next := maps.Clone(f.cut)
-	for _, i := range a {
-		for _, j := range b {
-			if i < 0 || j < 0 || i >= len(f.worlds) || j >= len(f.worlds) || i == j {
-				return fmt.Errorf("%w: a partition between host %d and host %d of %d", ErrBadOptions, i, j, len(f.worlds))
-			}
-			next[[2]int{min(i, j), max(i, j)}] = true
-		}
-	}
-	if err := f.apply(ctx, next); err != nil {
-		return fmt.Errorf("partitioning: %w", err)
-	}
-	return nil
-}
-
-// Heal ends every partition. Connections that were open and have not timed out
-// go on.
-func (f *Fabric) Heal(ctx context.Context) error {
-	f.cutting.Lock()
-	defer f.cutting.Unlock()
-	if err := f.apply(ctx, map[[2]int]bool{}); err != nil {
-		return fmt.Errorf("healing the partitions: %w", err)
-	}
-	return nil
-}
-
-// apply tells every host whose neighbours change. One that is gone needs no rules.
-func (f *Fabric) apply(ctx context.Context, next map[[2]int]bool) error {
-	f.cut = next
-	var wg sync.WaitGroup
-	failed := make([]error, len(f.worlds))
-	for i, w := range f.worlds {
-		wg.Go(func() {
-			if err := w.setCut(ctx, cutFrom(next, i)); err != nil && !errors.Is(err, ErrGone) {
-				failed[i] = fmt.Errorf("host %d: %w", i, err)
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(failed...)
-}
-
-// setCut says which hosts this one is cut from.
-func (w *World) setCut(ctx context.Context, hosts []int) error {
-	w.ruling.Lock()
-	defer w.ruling.Unlock()
-	w.mu.Lock()
-	same := slices.Equal(w.rules.Cut, hosts)
-	w.mu.Unlock()
-	if same {
-		return nil
-	}
-	return w.change(ctx, func(r *ruleset) {
-		given := r.Rules[len(cutRules(r.Cut)):]
-		r.Cut, r.Rules = hosts, append(cutRules(hosts), given...)
-	})
-}
-
-// cutFrom lists the hosts that one is cut from, in order.
-func cutFrom(cut map[[2]int]bool, host int) []int {
-	var l []int
-	for pair := range cut {
-		switch host {
-		case pair[0]:
-			l = append(l, pair[1])
-		case pair[1]:
-			l = append(l, pair[0])
-		}
-	}
-	slices.Sort(l)
-	return l
-}
-
-// cutRules keep any rule of the user's from leading to hosts that are cut off,
-// and say that nothing comes back from there whatever else the dark is like.
-func cutRules(cut []int) []Rule {
-	var l []Rule
-	for _, host := range cut {
-		for _, a := range addressesOf(host) {
-			l = append(l, Rule{Proto: "tcp", To: a, Mode: ModeDrop}, Rule{Proto: "udp", To: a, Mode: ModeDrop})
-		}
-	}
-	return l
-}
-
-// checkSegmentRules refuses rules that would make hosts of the segment dark:
-// their packets leave, and only Partition stops them.
-func checkSegmentRules(rules []Rule) error {
-	v4, v6 := ownAddresses(0)
-	for _, r := range rules {
-		for _, p := range []netip.Prefix{v4.Masked(), v6.Masked()} {
-			if (r.Mode == ModeDrop || r.Mode == ModeRefuse || r.Proto == "udp") && r.Mode != ModeAllow && r.To.Bits() >= p.Bits() && p.Contains(r.To.Addr()) {
-				return fmt.Errorf("%w: the rule %+v is about the hosts' own segment; partition them instead", ErrBadOptions, r)
-			}
-		}
-	}
-	return nil
-}
 
 // Close ends every host and the segment, and waits until they are gone. A second
 // Close does nothing.

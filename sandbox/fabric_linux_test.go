@@ -4,11 +4,10 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -175,109 +174,36 @@ func TestFabricDark(t *testing.T) {
 	}
 }
 
-// A connection that stays open over a partition is silent while it lasts.
-func TestPartition(t *testing.T) {
-	var hosts []Options
-	for range 3 {
-		hosts = append(hosts, Options{Record: NewRecord(nil), Dark: ModeRefuse})
+// A rule about everything beyond does not come between the hosts.
+func TestFabricRules(t *testing.T) {
+	f := fabricUp(t, Options{}, Options{})
+	serving(t, f.Hosts()[1], "python3", "-c", servers, "host1")
+	w := f.Hosts()[0]
+	l, err := w.Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	f := fabricUp(t, hosts...)
-	for i, w := range f.Hosts() {
-		serving(t, w, "python3", "-c", servers, fmt.Sprint("host", i))
-	}
-	reach := func(from int) string {
-		t.Helper()
-		var places []string
-		for j := range 3 {
-			for _, a := range addressesOf(j) {
-				places = append(places, fmt.Sprintf("tcp,%s,443", a.Addr()), fmt.Sprintf("udp,%s,53", a.Addr()))
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
 			}
+			_, _ = c.Write([]byte("relay"))
+			_ = c.Close()
 		}
-		var b strings.Builder
-		for l := range strings.Lines(python(t, f.Hosts()[from], probe, places...)) {
-			b.WriteString(strings.TrimPrefix(strings.Join(strings.Fields(l)[1:], " "), "answer ") + " ")
+	}()
+	for mode, want := range map[Mode]string{ModeAllow: "answer relay", ModeWedge: "wedged", ModeRefuse: "ConnectionRefusedError 111"} {
+		r := Rule{Proto: "tcp", To: netip.MustParsePrefix("0.0.0.0/0"), Mode: mode}
+		if mode == ModeAllow {
+			r.Port = uint16(l.Addr().(*net.TCPAddr).Port)
 		}
-		return b.String()
-	}
-	all, dark := "host0 host0 host0 host0 host1 host1 host1 host1 host2 host2 host2 host2 ", "silent silent silent silent "
-	if got := reach(0); got != all {
-		t.Fatalf("from host 0 before: %s; want %s", got, all)
-	}
-	in, toServer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fromServer, out, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []*os.File{in, toServer, fromServer, out} {
-		defer c.Close()
-	}
-	_, err = f.Hosts()[0].Spawn(t.Context(), Cmd{Args: []string{"python3", "-c", `
-import socket, sys, threading
-s = socket.create_connection(("host1", 443))
-threading.Thread(target=lambda: [(sys.stdout.write(b.decode()), sys.stdout.flush()) for b in iter(lambda: s.recv(99), b"")], daemon=True).start()
-for l in iter(sys.stdin.readline, ""): s.send(l.encode())
-`}, Stdin: in, Stdout: out, Stderr: os.Stderr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	read := func(limit time.Duration) string {
-		b := make([]byte, 99)
-		_ = fromServer.SetReadDeadline(time.Now().Add(limit))
-		n, _ := fromServer.Read(b)
-		return string(b[:n])
-	}
-	if got := read(10 * time.Second); got != "host1" {
-		t.Fatalf("the connection said %q; want host1", got)
-	}
-	if err := f.Partition(t.Context(), []int{0}, []int{1, 2}); err != nil {
-		t.Fatalf("Partition() = %v; want nil", err)
-	}
-	if _, err := toServer.WriteString("lost\n"); err != nil {
-		t.Fatal(err)
-	}
-	if got := read(300 * time.Millisecond); got != "" {
-		t.Errorf("over a partition the connection said %q; want silence", got)
-	}
-	if err := f.Heal(t.Context()); err != nil {
-		t.Fatalf("Heal() = %v; want nil", err)
-	}
-	if got := read(20 * time.Second); got != "lost\n" {
-		t.Errorf("healed, the connection said %q; want what was lost", got)
-	}
-	if err := f.Partition(t.Context(), []int{0}, []int{1, 2}); err != nil {
-		t.Fatalf("Partition() = %v; want nil", err)
-	}
-	if got, want := reach(0), all[:24]+dark+dark; got != want {
-		t.Errorf("from host 0 when cut off: %s; want %s", got, want)
-	}
-	if got, want := reach(1), dark+all[24:]; got != want {
-		t.Errorf("from host 1 when cut off: %s; want %s", got, want)
-	}
-	// A change of a host's own rules does not heal it.
-	if err := f.Hosts()[1].SetRules(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := reach(1), dark+all[24:]; got != want {
-		t.Errorf("from host 1 with other rules: %s; want %s", got, want)
-	}
-	if err := f.Heal(t.Context()); err != nil {
-		t.Fatalf("Heal() = %v; want nil", err)
-	}
-	if got := reach(1); got != all {
-		t.Errorf("from host 1 when healed: %s; want %s", got, all)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for i, want := range []string{"192.0.2.2:443", "192.0.2.1:443", "192.0.2.1:443"} {
-		if err := hosts[i].Record.Complete(); err != nil {
-			t.Errorf("Complete() of host %d = %v; want nil", i, err)
+		if err := w.SetRules(t.Context(), []Rule{r}); err != nil {
+			t.Fatalf("SetRules(%+v) = %v; want nil", r, err)
 		}
-		if got, want := recordLines(hosts[i].Record), fmt.Sprintf("blocked tcp %s 1 %q [syscall nflog]", want, Silent); i < 2 && !strings.Contains(got, want) {
-			t.Errorf("host %d has no line %s in\n%s", i, want, got)
+		if got, want := python(t, w, probe, "tcp,192.0.2.2,443", "tcp,10.0.0.1,443"), "tcp,192.0.2.2,443 answer host1\ntcp,10.0.0.1,443 "+want; got != want {
+			t.Errorf("with %+v:\n%s\nwant\n%s", r, got, want)
 		}
 	}
 }
@@ -344,173 +270,5 @@ func TestFabricBadOptions(t *testing.T) {
 	}
 	if err := f.Hosts()[0].SetRules(t.Context(), segment); !errors.Is(err, ErrBadOptions) {
 		t.Errorf("SetRules() about a peer = %v; want %v", err, ErrBadOptions)
-	}
-}
-
-// A host that is gone does not keep the others from being cut and healed.
-func TestPartitionWithoutAHost(t *testing.T) {
-	f := fabricUp(t, Options{}, Options{}, Options{})
-	serving(t, f.Hosts()[1], "python3", "-c", servers, "host1")
-	if err := f.Hosts()[2].Close(); err != nil {
-		t.Fatal(err)
-	}
-	const place = "tcp,192.0.2.2,443"
-	for _, c := range []struct {
-		change func() error
-		want   string
-	}{
-		{func() error { return f.Partition(t.Context(), []int{0}, []int{1, 2}) }, "silent"},
-		{func() error { return f.Heal(t.Context()) }, "answer host1"},
-	} {
-		if err := c.change(); err != nil {
-			t.Errorf("changing the partitions: %v; want nil", err)
-		}
-		if got := python(t, f.Hosts()[0], probe, place); got != place+" "+c.want {
-			t.Errorf("%s; want %s", got, c.want)
-		}
-	}
-}
-
-// leftovers lists what fabrics leave: processes of theirs, and links in this
-// network namespace.
-func leftovers(t *testing.T) []string {
-	t.Helper()
-	var found []string
-	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range procs {
-		if b, err := os.ReadFile(p); err == nil && (string(b) == segmentName+"\x00" || string(b) == initName+"\x00") {
-			if st, err := os.ReadFile(filepath.Join(filepath.Dir(p), "status")); err == nil && ownedByTest(string(st)) {
-				found = append(found, p)
-			}
-		}
-	}
-	links, err := filepath.Glob("/sys/class/net/*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range links {
-		if name := filepath.Base(l); strings.HasPrefix(name, "host") || name == "segment" || strings.HasPrefix(name, "veth") {
-			found = append(found, l)
-		}
-	}
-	return found
-}
-
-// ownedByTest says that a process belongs to this test's user and is ours: its
-// parent, or its parent's, is this process.
-func ownedByTest(status string) bool {
-	for range 3 {
-		var ppid int
-		for l := range strings.Lines(status) {
-			if v, ok := strings.CutPrefix(l, "PPid:"); ok {
-				_, _ = fmt.Sscan(v, &ppid)
-			}
-		}
-		if ppid == os.Getpid() {
-			return true
-		}
-		b, err := os.ReadFile("/proc/" + itoa(ppid) + "/status")
-		if err != nil {
-			return false
-		}
-		status = string(b)
-	}
-	return false
-}
-
-func TestFabricsLeaveNothing(t *testing.T) {
-	before := leftovers(t)
-	fds, _ := filepath.Glob("/proc/self/fd/*")
-	for i := range 20 {
-		f, err := UpFabric(t.Context(), make([]Options, 3))
-		if err != nil {
-			t.Fatalf("UpFabric() number %d = %v; want a fabric", i, err)
-		}
-		if out, code := inside(t, f.Hosts()[i%3], "sh", "-c", "exit 5"); code != 5 {
-			t.Fatalf("exit 5 in number %d = %d, %q; want 5", i, code, out)
-		}
-		if err := f.Close(); err != nil {
-			t.Fatalf("Close() of number %d = %v; want nil", i, err)
-		}
-		if err := f.Close(); err != nil {
-			t.Fatalf("a second Close() = %v; want nil", err)
-		}
-	}
-	if after := leftovers(t); len(after) > len(before) {
-		t.Errorf("%v are left; want %v", after, before)
-	}
-	if now, _ := filepath.Glob("/proc/self/fd/*"); len(now) > len(fds)+2 {
-		t.Errorf("%d descriptors are open; want %d as before", len(now), len(fds))
-	}
-}
-
-// TestFabricKilled is also the supervisor that is killed.
-func TestFabricKilled(t *testing.T) {
-	if os.Getenv("BLACKSTART_TEST_SUPERVISOR") != "" {
-		r := NewRecord(nil)
-		f, err := UpFabric(t.Context(), []Options{{Record: r}, {Record: r}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		line := fmt.Sprint("ready ", f.holder.Process.Pid)
-		for _, w := range f.Hosts() {
-			p, err := w.Spawn(t.Context(), Cmd{Args: []string{"sh", "-c", "trap '' HUP TERM; setsid sleep 1000 & while :; do sleep 1000; done"}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			line += fmt.Sprint(" ", w.PID(), " ", p.HostPID())
-		}
-		fmt.Println(line)
-		<-f.Hosts()[0].Gone()
-		t.Fatal("the vacuum has ended")
-	}
-	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestFabricKilled$")
-	cmd.Env = append(os.Environ(), "BLACKSTART_TEST_SUPERVISOR=1")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var pids [5]int
-	n := 0
-	for lines := bufio.NewScanner(out); n < len(pids) && lines.Scan(); {
-		n, _ = fmt.Sscanf(lines.Text(), "ready %d %d %d %d %d", &pids[0], &pids[1], &pids[2], &pids[3], &pids[4])
-		if n < len(pids) {
-			t.Log(lines.Text())
-		}
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	if n != len(pids) {
-		t.Fatalf("the supervisor named %d processes; want %d", n, len(pids))
-	}
-	for _, pid := range pids {
-		for deadline := time.Now().Add(10 * time.Second); !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH); time.Sleep(5 * time.Millisecond) {
-			if b, err := os.ReadFile("/proc/" + itoa(pid) + "/stat"); err == nil && strings.Contains(string(b), ") Z ") {
-				break // gone but for whoever reaps it
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("process %d is left of a killed supervisor; want none of %v", pid, pids)
-			}
-		}
-	}
-}
-
-func BenchmarkFabricUpAndDown(b *testing.B) {
-	for b.Loop() {
-		f, err := UpFabric(b.Context(), make([]Options, 3))
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := f.Close(); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

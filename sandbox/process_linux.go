@@ -119,19 +119,22 @@ func addrOnly(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Add
 // which its file system tells.
 func (p *process) unix(s sockaddr) Attempt {
 	a := Attempt{Proto: s.proto, Destination: s.dest}
+	names := []string{s.path}
 	if s.proto == protoUnix {
 		cwd := ""
 		if !filepath.IsAbs(s.path) {
 			cwd, _ = os.Readlink(p.proc("cwd"))
 		}
 		a.Destination = absolute(cwd, s.path)
-		var there bool
-		if a.device, there = p.deviceOf(a.Destination); !there {
+		f, there := p.find(a.Destination)
+		if !there {
 			a.Verdict, a.Outcome = Blocked, NotFound
 			return a
 		}
+		a.device = f.device
+		names = append(names, f.path)
 	}
-	if !bound(p.readAll("net/unix"), []string{a.Destination, s.path}) {
+	if !bound(p.readAll("net/unix"), append(names, a.Destination)) {
 		a.Verdict, a.Outcome = Blocked, Refused
 		if s.proto == protoAbstract {
 			a.Outcome = NotFound
@@ -140,9 +143,15 @@ func (p *process) unix(s sockaddr) Attempt {
 	return a
 }
 
-// deviceOf follows a path below the process's own root to the number of its file
-// system, 0 if that cannot be told.
-func (p *process) deviceOf(path string) (device uint64, there bool) {
+// found is a file that a path leads to: the number of its file system, 0 if that
+// cannot be told, and its path without links, as its mounts have it.
+type found struct {
+	device uint64
+	path   string
+}
+
+// find follows a path below the process's own root.
+func (p *process) find(path string) (f found, there bool) {
 	at, rest := p.startOf(path)
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	if at != "root" {
@@ -150,22 +159,24 @@ func (p *process) deviceOf(path string) (device uint64, there bool) {
 	}
 	fd, err := unix.Open(p.proc(at), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, true // stay with what the call will say
+		return found{}, true // stay with what the call will say
 	}
 	defer unix.Close(fd)
 	if rest != "" {
 		below, err := unix.Openat2(fd, rest, &how)
 		if err != nil {
-			return 0, err != unix.ENOENT && err != unix.ENOTDIR
+			return found{}, err != unix.ENOENT && err != unix.ENOTDIR
 		}
 		defer unix.Close(below)
 		fd = below
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return 0, true
+		return found{}, true
 	}
-	return st.Dev, true
+	f.device = st.Dev
+	f.path, _ = os.Readlink(fdPath(fd))
+	return f, true
 }
 
 // startOf is the file below the process's directory of /proc that a path begins
@@ -212,8 +223,9 @@ func (p *process) readAll(name string) []byte {
 	return b
 }
 
-// bound looks for one of the names in /proc/net/unix. An empty table was not
-// readable and counts as found.
+// bound looks for one of the names in /proc/net/unix. A name there that is
+// relative is so to where its program was, and counts by its last part. An empty
+// table was not readable and counts as found.
 func bound(table []byte, names []string) bool {
 	if len(table) == 0 {
 		return true
@@ -230,7 +242,7 @@ func bound(table []byte, names []string) bool {
 			continue
 		}
 		for _, n := range names {
-			if path == n {
+			if path == n || (path[0] != '/' && path[0] != '@' && n != "" && n[0] != '@' && filepath.Base(path) == filepath.Base(n)) {
 				return true
 			}
 		}

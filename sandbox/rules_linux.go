@@ -47,10 +47,11 @@ type ruleset struct {
 //	  }
 //	  chain turn {
 //	    type nat hook output priority dstnat
+//	    PEERS: return
 //	    RULE: redirect to :PORT          allow; OWN left out where a rule is wider
 //	    RULE: log "dark" redirect to :W  wedge, tcp
 //	    RULE: return                     drop, refuse
-//	    OWN, PEERS: return               with --dark wedge only, as is the next
+//	    OWN: return                      with --dark wedge only, as is the next
 //	    meta l4proto tcp log "dark" redirect to :W
 //	  }
 //	  chain lost {
@@ -65,6 +66,7 @@ type ruleset struct {
 //	    ct state established,related accept
 //	    iif != lo goto segment           with PEERS only, as is that chain
 //	    RULE: log "dark" drop | reject
+//	    PORT of a RULE: ct status ! dnat log "dark" drop | reject
 //	    OWN: socket wildcard { 0, 1 } accept
 //	    log "dark" drop | reject
 //	  }
@@ -136,6 +138,11 @@ func (b builder) out() {
 
 func (b builder) turn() {
 	add := b.chain("turn", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, nftables.ChainPolicyAccept)
+	for _, host := range b.set.Peers {
+		for _, a := range addressesOf(host) {
+			add(towards(a), verdict(expr.VerdictReturn))
+		}
+	}
 	for _, r := range b.set.Rules {
 		for _, m := range r.matches(b.set.Own) {
 			switch {
@@ -151,11 +158,6 @@ func (b builder) turn() {
 	if b.set.Dark == ModeWedge {
 		for _, p := range b.set.Own {
 			add(towards(p), verdict(expr.VerdictReturn))
-		}
-		for _, host := range b.set.Peers {
-			for _, a := range addressesOf(host) {
-				add(towards(a), verdict(expr.VerdictReturn))
-			}
 		}
 		add(proto(unix.IPPROTO_TCP), b.log(prefixDark), redirect(b.set.Wedge))
 	}
@@ -206,6 +208,9 @@ func (b builder) in() {
 			dark(m, r.Mode)
 		}
 	}
+	for _, m := range b.set.ends() {
+		dark(m, b.set.Dark)
+	}
 	for _, p := range b.set.Own {
 		add(towards(p), listening(), verdict(expr.VerdictAccept))
 	}
@@ -221,6 +226,38 @@ func darken(add func(...exprs), m, log exprs, mode Mode) {
 	add(m, proto(unix.IPPROTO_TCP), log, exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	add(m, log, exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
 }
+
+// ends matches what comes to the listeners that rules turn traffic over to
+// without having been turned. Taken for a destination, their own address would
+// be one of the host's loopback.
+func (s ruleset) ends() []exprs {
+	type end struct {
+		proto string
+		port  uint16
+	}
+	var all []exprs
+	seen := map[end]bool{}
+	for _, r := range s.Rules {
+		e := end{r.Proto, r.Port}
+		if r.Mode != ModeAllow || seen[e] {
+			continue
+		}
+		seen[e] = true
+		for _, a := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+			to := Rule{Proto: r.Proto, To: netip.PrefixFrom(a, a.BitLen()), Ports: []PortRange{{r.Port, r.Port}}}
+			for _, m := range to.matches(nil) {
+				all = append(all, append(m,
+					&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+					&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(statusDNAT), Xor: make([]byte, 4)},
+					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)},
+				))
+			}
+		}
+	}
+	return all
+}
+
+const statusDNAT = 1 << 5 // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h
 
 // matches gives the rule's conditions, one list per range of ports. A rule that
 // names more than the vacuum's own addresses is not about those: what is allowed

@@ -52,11 +52,12 @@ func devicesBelow(dirs []string) map[uint64]bool {
 	return all
 }
 
-// throughBind says of a socket that nothing inside has bound whether it is one of
-// the host's, which is there because the directory it is in was let in.
+// throughBind says of a unix socket whether it is one of the host's, which is
+// there because the directory it is in was let in. Nothing inside can have made
+// one there, whatever it calls its own.
 func (w *World) throughBind(a Attempt, shared map[uint64]bool) Attempt {
 	switch {
-	case a.Proto != protoUnix || a.Outcome != Refused || len(shared) == 0:
+	case a.Proto != protoUnix || a.Outcome == NotFound || len(shared) == 0:
 	case a.device == 0:
 		return Attempt{Proto: protoUnknown, First: a.First, Count: 1, Sources: a.Sources, Detail: fmt.Sprintf("process %d connected to %s, and it is not known whether that is a socket of the host", a.HostPID, a.Destination)}
 	case shared[a.device]:

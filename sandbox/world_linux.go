@@ -122,7 +122,7 @@ func (w *World) SetRules(ctx context.Context, rules []Rule) error {
 		return err
 	}
 	if w.fabric != nil {
-		if err := checkSegmentRules(rules); err != nil {
+		if err := checkSegmentRules(rules, w.fabric.others(w.options.Host)); err != nil {
 			return err
 		}
 	}

@@ -31,7 +31,7 @@ func cmdRunbook() *cli.Command {
    blackstart runbook resume               after a crash, a dropped session or a mended step
    blackstart runbook show                 where it stands, also from another terminal
    blackstart runbook render etcd.yaml --format html > etcd.html`,
-		Subcommands:     []*cli.Command{runbookCheck(), runbookRun(), runbookResume(), runbookShow(), runbookRender(), runbookSchema(), runbookProbe()},
+		Subcommands:     []*cli.Command{runbookCheck(), runbookRun(), runbookResume(), runbookShow(), runbookRender(), runbookSchema(), runbookShipped(), runbookProbe()},
 		HideHelpCommand: true,
 	}
 }
@@ -450,6 +450,42 @@ func runbookSchema() *cli.Command {
 		Action: func(c *cli.Context) error {
 			_, err := c.App.Writer.Write(runbooks.Schema())
 			return err
+		},
+	}
+}
+
+func runbookShipped() *cli.Command {
+	return &cli.Command{
+		Name: "shipped", Usage: "list the runbooks that come with this program, or print one to begin with", ArgsUsage: "[NAME]",
+		Action: func(c *cli.Context) error {
+			all := runbooks.Shipped()
+			if name := c.Args().First(); name != "" {
+				b, err := fs.ReadFile(all, strings.TrimSuffix(name, ".yaml")+".yaml")
+				if err != nil {
+					return usage("no runbook %q comes with this program: %w", name, err)
+				}
+				_, err = c.App.Writer.Write(b)
+				return err
+			}
+			files, err := fs.Glob(all, "*.yaml")
+			if err != nil {
+				return err
+			}
+			rows := [][]string{{"NAME", "RUNBOOK"}}
+			for _, name := range files {
+				b, err := fs.ReadFile(all, name)
+				if err != nil {
+					return err
+				}
+				f, err := runbooks.Parse(name, b)
+				if err != nil {
+					return err
+				}
+				for _, rb := range f.Runbooks {
+					rows = append(rows, []string{strings.TrimSuffix(name, ".yaml"), rb.Title})
+				}
+			}
+			return table(c.App.Writer, rows)
 		},
 	}
 }

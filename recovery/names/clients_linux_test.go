@@ -103,7 +103,7 @@ func TestResolvers(t *testing.T) {
 			if !strings.Contains(out.String(), c.want) || c.want == "" && strings.Contains(out.String(), ".") {
 				t.Errorf("%s %s = %q; want %q", c.command[0], c.name, out.String(), c.want)
 			}
-			if took := time.Since(begin); took > time.Second {
+			if took := time.Since(begin); took > 1900*time.Millisecond { // the resolvers wait 2 s
 				t.Errorf("%s %s took %v; want no timeouts", c.command[0], c.name, took)
 			}
 		}

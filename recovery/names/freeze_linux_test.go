@@ -43,7 +43,7 @@ func TestFreeze(t *testing.T) {
 	silent := evil(t, func(*dns.Msg) [][]byte { return nil })
 	list := []string{"example.com", "WWW.example.com", "_ldap._tcp.example.com.", "svc.example.com", "absent.example.com", "x.any.example.com"}
 	now := time.Date(2026, 3, 1, 12, 0, 0, 5, time.UTC)
-	f, err := Freeze(t.Context(), list, Freezing{Resolvers: []netip.AddrPort{bind, knot, silent}, Timeout: 100 * time.Millisecond}, now)
+	f, err := Freeze(t.Context(), list, Freezing{Resolvers: []netip.AddrPort{bind, knot, silent}, Timeout: 200 * time.Millisecond}, now)
 	if err != nil {
 		t.Fatal(err)
 	}

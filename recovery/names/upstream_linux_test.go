@@ -437,3 +437,22 @@ func TestSecondUpstream(t *testing.T) {
 		})
 	}
 }
+
+func TestQueriesUpstreamAreHardToGuess(t *testing.T) {
+	var q query
+	if q.parse(pack(t, "www.some-longer-name.example.com.", dns.TypeA), false) != 0 {
+		t.Fatal("parse() does not take a good query")
+	}
+	ids, cases := map[string]bool{}, map[string]bool{}
+	for range 50 {
+		msg := q.upstream()
+		name := msg[headerSize : headerSize+q.n]
+		ids[string(msg[:2])], cases[string(name)] = true, true
+		if lowered := bytes.ToLower(name); !bytes.Equal(lowered, q.asked()) {
+			t.Fatalf("upstream() asks for %q; want %q in some case", name, q.asked())
+		}
+	}
+	if len(ids) < 45 || len(cases) < 45 {
+		t.Errorf("50 queries have %d ids and %d spellings; want them to differ", len(ids), len(cases))
+	}
+}

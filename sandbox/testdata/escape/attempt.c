@@ -495,11 +495,11 @@ static void enter(const char *way, const char *what, int port) {
 static void *flip(void *arg) {
 	volatile in_addr_t *a = &((struct sockaddr_in *)&to)->sin_addr.s_addr;
 	in_addr_t one = *a, other = htonl(0x0a000063);
-	(void)arg;
 	for (;;) {
 		*a = other;
 		*a = one;
 	}
+	return arg;
 }
 
 // race changes the address while the kernel, and who watches, are reading it.
