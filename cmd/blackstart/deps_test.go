@@ -11,14 +11,17 @@ import (
 // arrows is the picture of the program: who may import whom, inside the module.
 // A package that is not named may import no other one.
 const arrows = `
-cmd/blackstart -> recovery recovery/drill recovery/kit recovery/names container container/image container/salvage fetch sandbox runbooks
-recovery       -> container container/image container/salvage fetch sandbox runbooks recovery/journal recovery/kit recovery/names
+cmd/blackstart -> recovery recovery/access recovery/drill recovery/journal recovery/kit recovery/names certs container container/image container/salvage fetch sandbox runbooks
+recovery       -> certs container container/image container/salvage fetch sandbox runbooks recovery/access recovery/journal recovery/kit recovery/names
 recovery/drill -> recovery sandbox runbooks
 `
 
 // modules are all third-party modules that the binary links, and nothing else.
 const modules = `
 aead.dev/minisign
+filippo.io/age
+filippo.io/edwards25519
+filippo.io/hpke
 github.com/cilium/ebpf
 github.com/containerd/console
 github.com/containerd/containerd/v2
@@ -61,6 +64,7 @@ golang.org/x/sync
 golang.org/x/sys
 golang.org/x/term
 google.golang.org/protobuf
+software.sslmate.com/src/go-pkcs12
 `
 
 const module = "github.com/blackstart-project/blackstart"

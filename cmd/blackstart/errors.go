@@ -10,12 +10,15 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/blackstart-project/blackstart/certs"
 	"github.com/blackstart-project/blackstart/container"
 	"github.com/blackstart-project/blackstart/container/image"
 	"github.com/blackstart-project/blackstart/container/salvage"
 	"github.com/blackstart-project/blackstart/fetch"
 	"github.com/blackstart-project/blackstart/recovery"
+	"github.com/blackstart-project/blackstart/recovery/access"
 	"github.com/blackstart-project/blackstart/recovery/drill"
+	"github.com/blackstart-project/blackstart/recovery/journal"
 	"github.com/blackstart-project/blackstart/recovery/kit"
 	"github.com/blackstart-project/blackstart/recovery/names"
 	"github.com/blackstart-project/blackstart/runbooks"
@@ -28,6 +31,7 @@ const (
 	exitFailed         = 1
 	exitUsage          = 2
 	exitNotRecoverable = 3
+	exitDenied         = 4
 	exitVerification   = 5
 	exitStale          = 6
 	exitUnresolved     = 7
@@ -95,6 +99,20 @@ func outcomes() []outcome {
 		{fetch.ErrVerification, exitVerification, "every source gave wrong bytes: name another with --source"},
 		{fetch.ErrNoSource, exitFailed, "name another place with --source; blackstart kit audit says what is where"},
 		{fetch.ErrNotFound, exitFailed, "name a source that has it with --source"},
+		{certs.ErrRefused, exitDenied, "a token counts once; else certs show CEREMONY prints what the authority may certify, and the session's --policy narrows it"},
+		{certs.ErrShares, exitVerification, "each share counts once, and only those of this ceremony: --identity and --share name more"},
+		{certs.ErrSealed, exitVerification, "name the key of somebody it is sealed to: --identity FILE"},
+		{certs.ErrToken, exitDenied, "blackstart certs token makes another one"},
+		{certs.ErrExpired, exitFailed, "blackstart certs open CEREMONY opens a session; certs show says until when the authority issues"},
+		{certs.ErrUnguarded, exitUnresolved, "become root, or go on without it: --unguarded"},
+		{certs.ErrChanged, exitFailed, "look at that file and put it right by hand"},
+		{certs.ErrInvalid, exitUsage, "mend what the message names; blackstart certs show FILE says what a file is"},
+		{recovery.ErrDenied, exitDenied, "blackstart access explain says which line decides; access request asks for approval where the policy has it"},
+		{access.ErrApproval, exitDenied, "blackstart access grants says what is missing"},
+		{access.ErrUnsigned, exitVerification, "have the owner sign that file: ssh-keygen -Y sign -n blackstart-access -f KEY FILE; or leave the service out of it"},
+		{access.ErrContradiction, exitUsage, "take one of the two lines out"},
+		{access.ErrInvalid, exitUsage, "mend the line that the message names; blackstart access --help shows the form"},
+		{journal.ErrTampered, exitVerification, "compare it with a copy or a checkpoint that lies elsewhere: blackstart audit verify FILE --checkpoint FILE"},
 		{unix.ENOSPC, exitFailed, "free space, or put the data elsewhere with --data DIR; nothing half-made stays"},
 	}
 }
