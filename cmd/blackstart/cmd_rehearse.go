@@ -253,7 +253,10 @@ func keepProofs(c *cli.Context, o drill.Options, files []*runbooks.File, todo []
 		}
 		p := drill.NewProof(results[i], of, "", binary, c.String("commit"))
 		if proofs != "" {
-			b, err := json.MarshalIndent(p, "", "  ")
+			b, err := json.MarshalIndent(struct {
+				Service string `json:"service"`
+				runbooks.Proof
+			}{one.h.Service, p}, "", "  ")
 			if err != nil {
 				return err
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/blackstart-project/blackstart/recovery/access"
 	"github.com/blackstart-project/blackstart/recovery/drill"
 	"github.com/blackstart-project/blackstart/recovery/journal"
+	"github.com/blackstart-project/blackstart/recovery/graph"
 	"github.com/blackstart-project/blackstart/recovery/kit"
 	"github.com/blackstart-project/blackstart/recovery/names"
 	"github.com/blackstart-project/blackstart/runbooks"
@@ -82,6 +83,8 @@ func outcomes() []outcome {
 		{names.ErrConflict, exitFailed, "make sure which host is meant to have it"},
 		{names.ErrPresent, exitFailed, "ip address shows it; remove it, or use it as it is"},
 		{names.ErrLoop, exitUsage, "name another resolver with --upstream"},
+		{errLoop, exitNotRecoverable, "blackstart graph check names the loops, and what would help most"},
+		{graph.ErrInvalid, exitUsage, "mend what the message names; blackstart graph --help shows the form"},
 		{drill.ErrFailed, exitNotRecoverable, "the steps' output is above; blackstart sandbox shell shows what they see"},
 		{runbooks.ErrInvalid, exitUsage, "mend what the message names; blackstart runbook schema is for your editor"},
 		{recovery.ErrStep, exitFailed, "mend what failed, then: blackstart runbook resume"},
