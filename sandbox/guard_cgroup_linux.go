@@ -50,11 +50,11 @@ func newGuardCgroup() (_ *guardCgroup, err error) {
 		return nil, err
 	}
 	for range 3 {
-		if err = unix.Mkdirat(g.root, cgroupParent, 0o755); err != nil && err != unix.EEXIST {
+		if err = unix.Mkdirat(g.root, cgroupParent, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 			break
 		}
 		// Another vacuum's end may remove the parent in between.
-		if err = unix.Mkdirat(g.root, g.name, 0o755); err != unix.ENOENT {
+		if err = unix.Mkdirat(g.root, g.name, 0o755); !errors.Is(err, unix.ENOENT) {
 			break
 		}
 	}
@@ -101,7 +101,7 @@ func (g *guardCgroup) remove() (released int, err error) {
 		n, moveErr := g.release()
 		released += n
 		err = unix.Unlinkat(g.root, g.name, unix.AT_REMOVEDIR)
-		if err == nil || err == unix.ENOENT {
+		if err == nil || errors.Is(err, unix.ENOENT) {
 			break
 		}
 		if err != unix.EBUSY || time.Now().After(deadline) {

@@ -211,7 +211,7 @@ func (p *process) attempt(t target) (Attempt, bool) {
 	case afInet, afInet6:
 		proto, typ, err := p.socket(int(t.fd))
 		switch {
-		case err == unix.EBADF || err == unix.ENOTSOCK:
+		case errors.Is(err, unix.EBADF) || errors.Is(err, unix.ENOTSOCK):
 			return Attempt{}, false // the call fails with the same error
 		case err != nil:
 			return Attempt{Proto: protoUnknown, Detail: fmt.Sprintf("looking at a socket of process %d: %v", p.tid, err)}, true
