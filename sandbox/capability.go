@@ -255,6 +255,7 @@ func (c Capability) Matches(a netip.AddrPort) bool {
 		return c.Prefix.Contains(ip) && c.HasPort(a.Port())
 	case KindLoopback:
 		return ip.IsLoopback() && c.HasPort(a.Port())
+	case KindDNS, KindHTTP, KindUnix, KindFile:
 	}
 	return false
 }

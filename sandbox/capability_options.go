@@ -109,6 +109,7 @@ func ParseDark(s string) (Mode, error) {
 	switch m := Mode(s); m {
 	case ModeDrop, ModeRefuse, ModeWedge:
 		return m, nil
+	case ModeAllow:
 	}
 	return "", fmt.Errorf("%w: dark %q is not drop, refuse or wedge", ErrBadCapability, s)
 }

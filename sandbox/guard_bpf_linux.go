@@ -33,6 +33,7 @@ func rulesOf(c Capability, deny bool) []guardRule {
 		}
 	case KindUDP:
 		return []guardRule{{deny, unix.IPPROTO_UDP, c.Prefix, c.Ports}}
+	case KindTCP, KindDNS, KindHTTP, KindUnix, KindFile: // the caller has let no other kind than TCP come here
 	}
 	return []guardRule{{deny, unix.IPPROTO_TCP, c.Prefix, c.Ports}}
 }
