@@ -164,11 +164,12 @@ func (s suite) allowed(t *testing.T) {
 	}
 	carried := func(program, to string) bool {
 		return slices.ContainsFunc(p.record.Attempts(), func(a Attempt) bool {
-			return strings.HasPrefix(filepath.Base(a.Executable), program) && (a.Destination == to || a.Name == to) && a.Verdict == Allowed && a.Sent > 0
+			return strings.HasPrefix(filepath.Base(a.Executable), program) && (a.Destination == to || a.Name == to) && a.Verdict == Allowed
 		})
 	}
 	for program, to := range programs {
-		// The relay counts a connection's bytes when it has ended.
+		// Which of several programs that reach one destination at once sent what, nobody
+		// can tell: so their bytes are not looked at.
 		for deadline := time.Now().Add(5 * time.Second); !carried(program, to); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Errorf("no allowed connection of %s to %s in\n%s", program, to, recordLines(p.record))
