@@ -11,7 +11,7 @@ import (
 // arrows is the picture of the program: who may import whom, inside the module.
 // A package that is not named may import no other one.
 const arrows = `
-cmd/blackstart -> recovery recovery/access recovery/drill recovery/journal recovery/kit recovery/names certs container container/image container/salvage fetch sandbox runbooks
+cmd/blackstart -> recovery recovery/access recovery/drill recovery/graph recovery/journal recovery/kit recovery/names certs container container/image container/salvage fetch sandbox runbooks
 recovery       -> certs container container/image container/salvage fetch sandbox runbooks recovery/access recovery/journal recovery/kit recovery/names
 recovery/drill -> recovery sandbox runbooks
 `
