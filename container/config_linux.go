@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	_ "github.com/opencontainers/cgroups/devices" // without it device rules are refused at start
+	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
@@ -35,6 +36,11 @@ func libConfig(name, bundle string, c *specs.Spec) (*configs.Config, error) {
 	}
 	if conf.Seccomp != nil && !hasX32() {
 		conf.Seccomp.Architectures = slices.DeleteFunc(conf.Seccomp.Architectures, func(a string) bool { return a == "x32" })
+	}
+	if Nested() {
+		// No devices can be made there; a rule that forbids some would take a program
+		// in the kernel, which a user namespace may not load.
+		conf.Cgroups.Devices = []*devices.Rule{{Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: "rwm", Allow: true}}
 	}
 	conf.Labels = slices.DeleteFunc(conf.Labels, func(l string) bool { return strings.HasPrefix(l, "bundle=") })
 	conf.Labels = append(conf.Labels, "bundle="+bundle)

@@ -14,9 +14,13 @@
 //	    log                   the container's stdout and stderr, appended to by the container itself
 //	    exit.json             how it ended; health.json: what the last health check saw
 //	DATA/tombstones/          one file for each container that was handed over
+//	STATE-writable/NAME/      upper and work where DATA lies on an overlay itself, as on rescue media
 //
 // STATE is gone after a reboot; DATA is not. A record whose lock is free and
 // whose start never finished is a leftover: [Host.Sweep] undoes it and says so.
+//
+// Root that may not mount, as in a vacuum, makes containers in a user namespace:
+// see [Nest].
 package container
 
 import (

@@ -22,8 +22,32 @@ func Fit(c *specs.Spec) []string {
 	fitRlimits(c, say)
 	fitNamespaced(c, say)
 	fitSecurity(c, say)
+	if Nested() {
+		fitNested(c, say)
+	}
 	fitCgroup(c, say)
 	return lost
+}
+
+// fitNested leaves what a user namespace cannot give: it may not make devices, nor
+// mount a sysfs of a network that is not its own, nor a proc with more rights than
+// the one that it sees (mount_namespaces(7)).
+func fitNested(c *specs.Spec, say func(string, ...any)) {
+	for i, m := range c.Mounts {
+		switch m.Type {
+		case "proc":
+			c.Mounts[i].Options = append(slices.Clone(m.Options), "ro")
+		case "sysfs":
+			c.Mounts[i].Type, c.Mounts[i].Source, c.Mounts[i].Options = "bind", "/sys", []string{"bind", "nosuid", "noexec", "nodev", "ro"}
+		}
+	}
+	c.Mounts = slices.DeleteFunc(c.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" || m.Type == "cgroup2" })
+	if r := c.Linux.Resources; r != nil {
+		if r.Memory != nil || r.CPU != nil || r.Pids != nil {
+			say("limits of memory, processors and processes are those of the vacuum, not of the container")
+		}
+		c.Linux.Resources = &specs.LinuxResources{}
+	}
 }
 
 // fitCapabilities keeps the capabilities that the caller has itself: setting

@@ -45,10 +45,26 @@ func (c *Container) Rootfs() string {
 }
 
 // Upper is the overlay's writable directory.
-func (c *Container) Upper() string { return c.path("upper") }
+func (c *Container) Upper() string { return c.writable("upper") }
 
 // Work is the overlay's work directory, on the same file system as Upper.
-func (c *Container) Work() string { return c.path("work") }
+func (c *Container) Work() string { return c.writable("work") }
+
+func (c *Container) writable(dir string) string {
+	if c.rec.InMemory {
+		return filepath.Join(c.host.memory(c.name), dir)
+	}
+	return c.path(dir)
+}
+
+// memory is where a container's writable layer is if DATA lies on an overlay: that
+// cannot be the upper layer of another (kernel: Documentation/filesystems/overlayfs).
+func (h Host) memory(name string) string { return filepath.Join(h.State+"-writable", name) }
+
+func onOverlay(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC
+}
 
 // LogPath is the file that holds the container's output.
 func (c *Container) LogPath() string { return c.path("log") }
@@ -68,7 +84,7 @@ func (h Host) Reserve(s Spec, detached bool) (*Container, error) {
 	}
 	defer unlock()
 	c := &Container{host: h, name: s.Name, rec: record{
-		Spec: s, Phase: creating, Detached: detached, Overlay: s.Rootfs == "", Created: time.Now().UTC(), BootID: bootID(),
+		Spec: s, Phase: creating, Detached: detached, Overlay: s.Rootfs == "", InMemory: s.Rootfs == "" && onOverlay(h.Data), Created: time.Now().UTC(), BootID: bootID(),
 	}}
 	if err := os.Mkdir(h.dir(s.Name), 0o700); errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("%w: %s", ErrExists, s.Name)
@@ -88,9 +104,9 @@ func (h Host) Reserve(s Spec, detached bool) (*Container, error) {
 	if c.lock, err = tryLock(c.path("lock"), os.O_CREATE); err == nil {
 		err = c.save()
 	}
-	for _, d := range []string{"rootfs", "upper", "work"} {
+	for _, d := range []string{c.path("rootfs"), c.Upper(), c.Work()} {
 		if err == nil && c.rec.Overlay {
-			err = os.Mkdir(c.path(d), 0o755)
+			err = os.MkdirAll(d, 0o755)
 		}
 	}
 	if err != nil {

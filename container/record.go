@@ -30,7 +30,8 @@ type record struct {
 	Spec     Spec      `json:"spec"`
 	Phase    phase     `json:"phase"`
 	Detached bool      `json:"detached"`
-	Overlay  bool      `json:"overlay"` // rootfs is a mount that is ours to undo
+	Overlay  bool      `json:"overlay"`             // rootfs is a mount that is ours to undo
+	InMemory bool      `json:"in_memory,omitempty"` // its writable layer is
 	Layers   []string  `json:"layers,omitempty"`
 	Created  time.Time `json:"created"`
 	BootID   string    `json:"boot_id"`

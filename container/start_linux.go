@@ -24,6 +24,9 @@ func (c *Container) Prepare(s Spec, strict bool) ([]string, error) {
 		return nil, err
 	}
 	lost := Fit(conf)
+	if c.rec.InMemory && !Nested() { // there nothing would last anyway
+		lost = append(lost, fmt.Sprintf("%s lies on an overlay: what the container writes outside its volumes is in memory, in %s", c.host.Data, c.Upper()))
+	}
 	if strict && len(lost) > 0 {
 		return lost, fmt.Errorf("%w: %s", ErrDegraded, lost[0])
 	}
@@ -156,15 +159,17 @@ func (c *Container) cgroups() (_ cgroups.Manager, err error) {
 // every process of the cgroup, the cgroup, the state. It works from the names
 // alone, so that it also undoes a start that was cut off anywhere.
 func (c *Container) destroy() error {
-	m, err := c.cgroups()
-	if err != nil {
-		return err
-	}
-	if err := killAll(m); err != nil {
-		return fmt.Errorf("killing what is left of %s: %w", c.name, err)
-	}
-	if err := m.Destroy(); err != nil {
-		return fmt.Errorf("removing the cgroup of %s: %w", c.name, err)
+	if !Confined() { // else they are where this process sees none, and go with the vacuum
+		m, err := c.cgroups()
+		if err != nil {
+			return err
+		}
+		if err := killAll(m); err != nil {
+			return fmt.Errorf("killing what is left of %s: %w", c.name, err)
+		}
+		if err := m.Destroy(); err != nil {
+			return fmt.Errorf("removing the cgroup of %s: %w", c.name, err)
+		}
 	}
 	if err := os.RemoveAll(filepath.Join(c.host.State, c.name)); err != nil {
 		return fmt.Errorf("removing the state of %s: %w", c.name, err)
@@ -242,7 +247,7 @@ func (c *Container) forget() error {
 	// A mount namespace that is being torn down may hold the overlay a moment
 	// longer and keep its directories busy.
 	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if err := os.RemoveAll(dir); err == nil || time.Now().After(deadline) {
+		if err := errors.Join(os.RemoveAll(c.host.memory(c.name)), os.RemoveAll(dir)); err == nil || time.Now().After(deadline) {
 			return err
 		}
 	}
@@ -251,6 +256,9 @@ func (c *Container) forget() error {
 // leaveCgroups removes the supervisor's cgroup, and the common parent if no
 // other container is left in it.
 func (c *Container) leaveCgroups() error {
+	if Confined() {
+		return nil
+	}
 	own, err := c.cgroups()
 	if err != nil || !c.rec.Detached {
 		removeParents(own)

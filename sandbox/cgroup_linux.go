@@ -22,12 +22,14 @@ const cgroupParent = "blackstart-vacuum"
 
 type cgroup struct{ m cgroups.Manager }
 
-// newCgroup limits a process and all that it will start.
-func newCgroup(memory int64, cpus float64, pid int) (*cgroup, error) {
+// cgroupName is a new one, of which [Sweep] knows whose it was.
+func cgroupName() (string, error) {
 	self, err := startTime(os.Getpid())
-	if err != nil {
-		return nil, err
-	}
+	return fmt.Sprintf("%s/%d.%s.%s", cgroupParent, os.Getpid(), self, rand.Text()[:8]), err
+}
+
+// newCgroup limits a process and all that it will start.
+func newCgroup(name string, memory int64, cpus float64, pid int) (*cgroup, error) {
 	r := &cgroups.Resources{Memory: memory, MemorySwap: memory, SkipDevices: true}
 	if memory == 0 {
 		r.MemorySwap = 0
@@ -36,8 +38,7 @@ func newCgroup(memory int64, cpus float64, pid int) (*cgroup, error) {
 		r.CpuPeriod = 100000
 		r.CpuQuota = max(1000, int64(cpus*100000))
 	}
-	name := fmt.Sprintf("%d.%s.%s", os.Getpid(), self, rand.Text()[:8])
-	m, err := manager.New(&cgroups.Cgroup{Path: "/" + cgroupParent + "/" + name, Resources: r})
+	m, err := manager.New(&cgroups.Cgroup{Path: "/" + name, Resources: r})
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +63,27 @@ func (c *cgroup) remove() error {
 		return fmt.Errorf("removing the vacuum's cgroup: %w", err)
 	}
 	return removeParents()
+}
+
+// removeCgroups removes a cgroup without processes, and those below.
+func removeCgroups(dir string) error {
+	err := os.Remove(dir)
+	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	entries, readErr := os.ReadDir(dir)
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if err := removeCgroups(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if readErr != nil {
+		return readErr
+	}
+	return os.Remove(dir)
 }
 
 // removeParents removes the directories of all vacuums where there is none.
@@ -121,7 +143,7 @@ func Sweep() (removed []string, err error) {
 			errs = append(errs, err)
 			continue
 		}
-		if err := os.Remove(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := removeCgroups(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("removing a cgroup that was left: %w", err))
 			continue
 		}

@@ -152,7 +152,11 @@ func (f *Fabric) launch(ctx context.Context, w *World) error {
 	if w.control, err = newControl(os.NewFile(uintptr(pair[0]), "control")); err != nil {
 		return err
 	}
-	pid, pidfd, err := f.join(ctx, w.options.Host, pair[1])
+	fds := []int{pair[1]}
+	if w.home != nil {
+		fds = append(fds, int(w.home.dir.Fd()))
+	}
+	pid, pidfd, err := f.join(ctx, w.options.Host, fds)
 	if err != nil {
 		_ = w.control.conn.Close()
 		return fmt.Errorf("%w: %w%s", ErrUnresolved, err, userNamespaceHint())
@@ -173,28 +177,28 @@ func (f *Fabric) launch(ctx context.Context, w *World) error {
 	return nil
 }
 
-func (f *Fabric) join(ctx context.Context, host, fd int) (pid, pidfd int, err error) {
+func (f *Fabric) join(ctx context.Context, host int, fds []int) (pid, pidfd int, err error) {
 	f.joining.Lock()
 	defer f.joining.Unlock()
 	deadline, _ := ctx.Deadline()
 	if err := f.control.conn.SetDeadline(deadline); err != nil {
 		return 0, -1, fmt.Errorf("asking for a host: %w", err)
 	}
-	if err := f.control.send(message{Join: &join{Host: host}}, fd); err != nil {
+	if err := f.control.send(message{Join: &join{Host: host}}, fds...); err != nil {
 		return 0, -1, fmt.Errorf("asking for a host: %w", err)
 	}
-	a, fds, err := f.control.receive()
+	a, got, err := f.control.receive()
 	if err == nil && a.Error != "" {
 		err = &insideError{a.Error, unix.Errno(a.Errno)}
 	}
-	if err == nil && len(fds) != 1 {
-		err = fmt.Errorf("%d descriptors of a process", len(fds))
+	if err == nil && len(got) != 1 {
+		err = fmt.Errorf("%d descriptors of a process", len(got))
 	}
 	if err != nil {
-		closeAll(fds)
+		closeAll(got)
 		return 0, -1, fmt.Errorf("joining the segment: %w", err)
 	}
-	return a.PID, fds[0], nil
+	return a.PID, got[0], nil
 }
 
 // awaitEnd waits until a process of anyone's has ended.

@@ -70,14 +70,14 @@ func holdSegment() error {
 			return err
 		}
 		answer, out := message{ID: m.ID}, []int(nil)
-		if m.Join == nil || len(fds) != 1 {
+		if m.Join == nil || len(fds) == 0 || len(fds) > 2 {
 			err = errors.New("an unknown request")
 		} else if bridge == 0 {
 			bridge, err = addBridge()
 		}
 		if err == nil {
 			var pidfd int
-			if answer.PID, pidfd, err = startHost(bridge, m.Join.Host, fds[0]); err == nil {
+			if answer.PID, pidfd, err = startHost(bridge, m.Join.Host, fds); err == nil {
 				out = []int{pidfd}
 			}
 		} else {
@@ -124,10 +124,16 @@ func addLink(l netlink.Link) (index int, err error) {
 }
 
 // startHost starts a vacuum's first process, with an eth0 that leads to the
-// bridge. It owns the control socket.
-func startHost(bridge, host, fd int) (pid, pidfd int, err error) {
-	theirs := os.NewFile(uintptr(fd), "control")
+// bridge. It owns the descriptors: the control socket, and the cgroup if there is
+// one.
+func startHost(bridge, host int, fds []int) (pid, pidfd int, err error) {
+	theirs := os.NewFile(uintptr(fds[0]), "control")
 	defer theirs.Close()
+	cgroup := -1
+	if len(fds) > 1 {
+		cgroup = fds[1]
+		defer unix.Close(cgroup)
+	}
 	attr := namespaces()
 	// Here the user is root, whoever it is outside. A namespace whose parent may
 	// not set groups must not either.
@@ -136,11 +142,8 @@ func startHost(bridge, host, fd int) (pid, pidfd int, err error) {
 	}
 	pidfd = -1
 	attr.PidFD = &pidfd
-	cmd := &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{initName}, Env: []string{"GOMAXPROCS=2"}, Dir: "/",
-		ExtraFiles: []*os.File{theirs}, SysProcAttr: attr,
-	}
-	if err := cmd.Start(); err != nil {
+	cmd, err := startFirst(theirs, attr, cgroup)
+	if err != nil {
 		return 0, -1, fmt.Errorf("making namespaces: %w", err)
 	}
 	go func() { _ = cmd.Wait() }()

@@ -65,7 +65,11 @@ func Guard(ctx context.Context, o GuardOptions) (_ *GuardResult, err error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("%w: guarding a command in place needs root", ErrUnresolved)
 	}
-	group, err := newGuardCgroup()
+	name, err := cgroupName()
+	if err != nil {
+		return nil, err
+	}
+	group, err := newUnifiedCgroup(name)
 	if err != nil {
 		return nil, fmt.Errorf("%w: making a cgroup to guard: %w", ErrUnresolved, err)
 	}
@@ -116,7 +120,7 @@ func guardRules(o GuardOptions) ([]guardRule, error) {
 }
 
 // runGuarded starts the command in the cgroup and waits for it.
-func runGuarded(ctx context.Context, c Cmd, group *guardCgroup) (code int, err error) {
+func runGuarded(ctx context.Context, c Cmd, group *unifiedCgroup) (code int, err error) {
 	procs, err := group.procs()
 	if err != nil {
 		return 0, fmt.Errorf("%w: opening the guarded cgroup: %w", ErrUnresolved, err)

@@ -124,6 +124,9 @@ func (w *world) setUp(s *setup) (watching []int, warnings []string, err error) {
 			return nil, nil, fmt.Errorf("setting the host name: %w", err)
 		}
 	}
+	if err := openPorts(); err != nil {
+		return nil, nil, err
+	}
 	type built struct {
 		warning string
 		err     error

@@ -1,9 +1,12 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -28,6 +31,17 @@ func ownPrefixes(v4, v6 netip.Prefix) []netip.Prefix {
 }
 
 const loopback = 1 // the index of lo in every network namespace (LOOPBACK_IFINDEX)
+
+// openPorts lets programs in a user namespace inside, such as a container's, listen
+// on every port, as they may on a host (ip(7)). Nothing outside is changed: the
+// setting is the network namespace's.
+func openPorts() error {
+	err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("opening the ports below 1024: %w", err)
+	}
+	return nil
+}
 
 // buildNetwork turns this process's new network namespace into one where every
 // address is local and nothing answers. The rules are there before the first

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,23 @@ import (
 type answer struct {
 	message
 	fds []int
+}
+
+// startFirst starts a vacuum's first process, in the cgroup unless that is below 0
+// or the kernel cannot (before Linux 5.7).
+func startFirst(control *os.File, attr *syscall.SysProcAttr, cgroup int) (*exec.Cmd, error) {
+	attr.UseCgroupFD, attr.CgroupFD = cgroup >= 0, cgroup
+	for {
+		c := &exec.Cmd{
+			Path: "/proc/self/exe", Args: []string{initName}, Env: []string{"GOMAXPROCS=2"}, Dir: "/",
+			ExtraFiles: []*os.File{control}, SysProcAttr: attr,
+		}
+		err := c.Start()
+		if err == nil || !attr.UseCgroupFD {
+			return c, err
+		}
+		attr.UseCgroupFD = false
+	}
 }
 
 // launch starts the first process in its namespaces.
@@ -26,11 +44,11 @@ func (w *World) launch() error {
 	if w.control, err = newControl(os.NewFile(uintptr(pair[0]), "control")); err != nil {
 		return err
 	}
-	w.first = &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{initName}, Env: []string{"GOMAXPROCS=2"}, Dir: "/",
-		ExtraFiles: []*os.File{theirs}, SysProcAttr: namespaces(),
+	home := -1
+	if w.home != nil {
+		home = int(w.home.dir.Fd())
 	}
-	if err := w.first.Start(); err != nil {
+	if w.first, err = startFirst(theirs, namespaces(), home); err != nil {
 		_ = w.control.conn.Close()
 		return fmt.Errorf("%w: making namespaces: %w%s", ErrUnresolved, err, userNamespaceHint())
 	}

@@ -22,6 +22,16 @@ func (b *rootBuilder) system() error {
 	if err := mount("proc", "/proc", "proc", tmpfsFlags|unix.MS_NOEXEC, ""); err != nil {
 		return err
 	}
+	// A container inside gets a process namespace and its /proc; the kernel lets it
+	// mount one only where it sees another, without anything mounted over parts of
+	// it, and not with more rights. /run will be covered.
+	const whole = "/run/proc"
+	if err := os.Mkdir(whole, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("making %s: %w", whole, err)
+	}
+	if err := mount("proc", whole, "proc", tmpfsFlags|unix.MS_NOEXEC|unix.MS_RDONLY, ""); err != nil {
+		return err
+	}
 	// Files of the host's root may be written by the vacuum's, which is the same
 	// user: sysctls must not be.
 	for _, p := range []string{"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi"} {

@@ -21,7 +21,8 @@ type World struct {
 	first    *exec.Cmd
 	wait     func() // for the end of first, after it was killed
 	cgroup   *cgroup
-	fabric   *Fabric // nil: it is alone
+	home     *unifiedCgroup // nil where there is none
+	fabric   *Fabric        // nil: it is alone
 	options  Options
 	rules    ruleset
 	warnings []string
@@ -62,6 +63,14 @@ func upIn(ctx context.Context, o Options, f *Fabric) (_ *World, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	w := &World{options: o, fabric: f, pending: map[int]chan answer{}, procs: map[int]*Process{}, down: make(chan struct{})}
+	name, err := cgroupName()
+	if err != nil {
+		return nil, err
+	}
+	if os.Geteuid() == 0 {
+		// Without it there are no containers inside; everything else is the same.
+		w.home, _ = newUnifiedCgroup(name)
+	}
 	if f != nil {
 		err = f.launch(ctx, w)
 	} else {
@@ -69,7 +78,7 @@ func upIn(ctx context.Context, o Options, f *Fabric) (_ *World, err error) {
 		w.wait = func() { _ = w.first.Wait() }
 	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, w.leaveHome())
 	}
 	defer func() {
 		if err != nil {
@@ -77,7 +86,7 @@ func upIn(ctx context.Context, o Options, f *Fabric) (_ *World, err error) {
 		}
 	}()
 	if o.Memory > 0 || o.CPUs > 0 {
-		if w.cgroup, err = newCgroup(o.Memory, o.CPUs, w.first.Process.Pid); err != nil {
+		if w.cgroup, err = newCgroup(name, o.Memory, o.CPUs, w.first.Process.Pid); err != nil {
 			return nil, fmt.Errorf("%w: limiting memory and processors: %w", ErrUnresolved, err)
 		}
 	}
@@ -234,5 +243,13 @@ func (w *World) Close() error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, w.leaveHome())...)
+}
+
+func (w *World) leaveHome() error {
+	if w.home == nil {
+		return nil
+	}
+	_, err := w.home.remove()
+	return err
 }

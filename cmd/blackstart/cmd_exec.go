@@ -34,6 +34,13 @@ func cmdExec() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if container.Confined() {
+				code, err := ct.Join(c.Context)
+				if err != nil {
+					return err
+				}
+				return ended(code)
+			}
 			// Interrupts are the command's to handle: they are passed on.
 			code, err := ct.Exec(context.WithoutCancel(c.Context), container.ExecOptions{
 				Args: args[1:], Env: c.StringSlice("env"), User: c.String("user"), Workdir: c.String("workdir"),
@@ -42,10 +49,7 @@ func cmdExec() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if code != 0 {
-				return cli.Exit("", code)
-			}
-			return nil
+			return ended(code)
 		},
 	}
 }

@@ -39,7 +39,7 @@ CMD is the whole command line; an image's entrypoint is not put before it.
 			&cli.StringFlag{Name: "root", Value: "/", Usage: "`DIR` of the dead host's disk or store, for images like containerd://NAMESPACE/REF"},
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background, supervised"},
 		}),
-		Action: func(c *cli.Context) error {
+		Action: elsewhere(nested(func(c *cli.Context) error {
 			s, err := salvageSite(c)
 			if err != nil {
 				return err
@@ -66,7 +66,7 @@ CMD is the whole command line; an image's entrypoint is not put before it.
 				spec.Terminal = false
 			}
 			return start(c, s, spec, c.Args().Slice(), c.Bool("detach"))
-		},
+		})),
 	}
 }
 
@@ -74,7 +74,7 @@ CMD is the whole command line; an image's entrypoint is not put before it.
 func specFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "name", Usage: "`NAME` of the container"},
-		&cli.StringFlag{Name: "net", Usage: "host (shares the host's network) or none (loopback only)"},
+		&cli.StringFlag{Name: "net", Usage: "host (shares the host's network), none (loopback only) or vacuum:NAME[:HOST] (inside of a vacuum that sandbox run --name NAME began)"},
 		&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "set the variable `K=V`"},
 		&cli.StringSliceFlag{Name: "arg", Usage: "add the argument `A` at the end of the command"},
 		&cli.StringSliceFlag{Name: "replace-arg", Usage: "`OLD=NEW`: put NEW in the place of the argument OLD"},

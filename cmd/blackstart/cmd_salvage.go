@@ -206,7 +206,7 @@ func salvageRun() *cli.Command {
    blackstart salvage run kube-scheduler --drop-arg --leader-elect --arg --leader-elect=false
    blackstart salvage run etcd --env ETCD_UNSUPPORTED_ARCH=amd64 --arg --force-new-cluster`,
 		Flags: append(append(salvageFlags(), specFlags()...), &cli.BoolFlag{Name: "foreground", Usage: "stay in front of it"}),
-		Action: func(c *cli.Context) error {
+		Action: elsewhere(nested(func(c *cli.Context) error {
 			s, v, err := salvaged(c)
 			if err != nil {
 				return err
@@ -220,6 +220,6 @@ func salvageRun() *cli.Command {
 				cmd = cmd[1:]
 			}
 			return start(c, s, v.Spec, cmd, !c.Bool("foreground"))
-		},
+		})),
 	}
 }

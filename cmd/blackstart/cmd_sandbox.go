@@ -43,6 +43,7 @@ func vacuumFlags() []cli.Flag {
 		&cli.StringFlag{Name: "catalogue", Usage: "`FILE`, a kit.yaml, whose capabilities --allow may name", DefaultText: "the kit's"},
 		&cli.StringFlag{Name: "dark", Value: "drop", Usage: "`HOW` the rest is: drop (silence), refuse, or wedge (accepts and never answers)"},
 		&cli.StringFlag{Name: "dns", Value: "silence", Usage: "`HOW` other names are answered: silence, nxdomain or refused"},
+		&cli.StringFlag{Name: "name", Usage: "`NAME` of the vacuum, for run --net vacuum:NAME meanwhile"},
 		&cli.StringFlag{Name: "root", Value: "host", Usage: "`ROOT` file system, below a layer that is thrown away: host, DIR, or an image as run --image takes it"},
 		&cli.StringFlag{Name: "record", Usage: "write a JSON line for each attempt to `FILE`"},
 		&cli.BoolFlag{Name: "no-record", Usage: "record nothing: quicker, and nothing is known at the end"},
@@ -152,7 +153,11 @@ It is a rail, not a jail, needs root and cgroup v2, and touches no firewall rule
 func vacuumOptions(c *cli.Context, s recovery.Site) (recovery.VacuumOptions, error) {
 	o := recovery.VacuumOptions{Root: c.String("root"), Hosts: c.Int("hosts"), CPUs: c.Float64("cpus"), Blind: c.Bool("no-record"), Denied: sandbox.Denial(c.String("dns"))}
 	catalogue := sandbox.Catalogue{}
-	var err error
+	self, err := os.Executable()
+	if err != nil {
+		return o, err
+	}
+	o.Show = []string{self}
 	if c.IsSet("allow") || c.IsSet("catalogue") {
 		if catalogue, err = s.Catalogue(c.String("catalogue")); err != nil {
 			return o, err
@@ -201,6 +206,7 @@ func inVacuum(c *cli.Context, args []string, tty bool) (err error) {
 		return err
 	}
 	removed, err := sandbox.Sweep()
+	removed = append(removed, s.SweepVacuums()...)
 	for _, dir := range removed {
 		s.Log.Info("removed what an earlier vacuum left: " + dir)
 	}
@@ -230,6 +236,12 @@ func inVacuum(c *cli.Context, args []string, tty bool) (err error) {
 	v, err := s.Vacuum(c.Context, o)
 	if err != nil {
 		return err
+	}
+	if name := c.String("name"); name != "" {
+		if err := v.Serve(c.Context, name); err != nil {
+			_, closeErr := v.Close()
+			return errors.Join(err, closeErr)
+		}
 	}
 	code, runErr := 0, beside(c, v, cmd.Dir)
 	if runErr == nil {

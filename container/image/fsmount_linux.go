@@ -63,6 +63,11 @@ func (o overlay) configure(fd int) error {
 	if o.upper != "" {
 		options = append(options, option{"upperdir", o.upper}, option{"workdir", o.work})
 	}
+	if o.user {
+		if err := unix.FsconfigSetFlag(fd, "userxattr"); err != nil {
+			return fmt.Errorf("userxattr: %w%s", err, kernelWords(fd))
+		}
+	}
 	for _, p := range options {
 		err := unix.FsconfigSetString(fd, p.key, p.value)
 		if p.key == "lowerdir+" && errors.Is(err, unix.EINVAL) {

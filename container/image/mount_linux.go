@@ -61,6 +61,7 @@ type overlay struct {
 	lower       []string // absolute, lowest first
 	upper, work string   // absolute or ""
 	readonly    bool
+	user        bool // it keeps its marks in user attributes: those of the trusted kind are not for a user namespace
 }
 
 func newOverlay(lower []string, upper, work string, readonly bool) (overlay, error) {
@@ -88,37 +89,45 @@ func newOverlay(lower []string, upper, work string, readonly bool) (overlay, err
 	if o.work, err = filepath.Abs(work); err != nil {
 		return o, err
 	}
-	return o, checkUpper(o.upper, o.work)
+	o.user, err = checkUpper(o.upper, o.work)
+	return o, err
 }
 
 // checkUpper asks the filesystem beforehand. The kernel answers most of it with EINVAL, and a lack of extended attributes
-// not before the first directory is removed.
-func checkUpper(upper, work string) error {
+// not before the first directory is removed. user is what overlay.user is.
+func checkUpper(upper, work string) (user bool, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(upper, &fs); err != nil {
-		return &os.PathError{Op: "statfs", Path: upper, Err: err}
+		return false, &os.PathError{Op: "statfs", Path: upper, Err: err}
 	}
 	if fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
-		return fmt.Errorf("%s %w: it lies on an overlay itself", upper, ErrUpper)
+		return false, fmt.Errorf("%s %w: it lies on an overlay itself", upper, ErrUpper)
 	}
 	var u, w unix.Stat_t
 	if err := errors.Join(unix.Stat(upper, &u), unix.Stat(work, &w)); err != nil {
-		return fmt.Errorf("looking at %s and %s: %w", upper, work, err)
+		return false, fmt.Errorf("looking at %s and %s: %w", upper, work, err)
 	}
 	if u.Dev != w.Dev {
-		return fmt.Errorf("%s %w: %s is on another filesystem", upper, ErrUpper, work)
+		return false, fmt.Errorf("%s %w: %s is on another filesystem", upper, ErrUpper, work)
 	}
-	const probe = "trusted.overlay.probe"
-	err := unix.Setxattr(work, probe, []byte("y"), 0)
-	if err == nil {
-		err = unix.Removexattr(work, probe)
+	for _, kind := range []string{"trusted", "user"} {
+		user = kind == "user"
+		probe := kind + ".overlay.probe"
+		err = unix.Setxattr(work, probe, []byte("y"), 0)
+		if err == nil {
+			err = unix.Removexattr(work, probe)
+		}
+		switch {
+		case errors.Is(err, unix.EPERM) && !user:
+		case errors.Is(err, unix.ENOTSUP):
+			return user, fmt.Errorf("%s %w: its filesystem has no %s extended attributes", upper, ErrUpper, kind)
+		case err != nil:
+			return user, &os.PathError{Op: "setxattr", Path: work, Err: err}
+		default:
+			return user, nil
+		}
 	}
-	if errors.Is(err, unix.ENOTSUP) {
-		return fmt.Errorf("%s %w: its filesystem has no trusted extended attributes", upper, ErrUpper)
-	} else if err != nil {
-		return &os.PathError{Op: "setxattr", Path: work, Err: err}
-	}
-	return nil
+	return user, nil
 }
 
 func bind(from, target string) error {
@@ -172,6 +181,9 @@ func (o overlay) options(say func(path string) string) string {
 	options := "index=off,lowerdir=" + strings.Join(lower, ":")
 	if o.upper != "" {
 		options += ",upperdir=" + say(o.upper) + ",workdir=" + say(o.work)
+	}
+	if o.user {
+		options += ",userxattr"
 	}
 	return options
 }

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"bytes"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,17 +13,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guardCgroup is the cgroup of a guarded command. It is reached by a mount of the
-// hierarchy that has no place in any mount namespace: so it does not matter
-// whether the host has mounted version 2, and nothing is left of it.
-type guardCgroup struct {
+// unifiedCgroup is a cgroup of version 2: a guarded command's, or a vacuum's, below
+// which containers inside have theirs. Where the host has not mounted version 2 it
+// is reached by a mount that has no place in any mount namespace, so that nothing
+// is left of it.
+type unifiedCgroup struct {
 	root int    // of the hierarchy, as this process's cgroup namespace has it
 	name string // below the root
 	dir  *os.File
 }
 
-// openHierarchy mounts version 2 of cgroups (fsopen(2)).
+// openHierarchy opens version 2 of cgroups, or mounts it (fsopen(2)).
 func openHierarchy() (root int, err error) {
+	for _, at := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var st unix.Statfs_t
+		if unix.Statfs(at, &st) != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
+			continue
+		}
+		if fd, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+			return fd, nil
+		}
+	}
 	fd, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("opening cgroup version 2: %w", err)
@@ -39,13 +48,9 @@ func openHierarchy() (root int, err error) {
 	return root, nil
 }
 
-// newGuardCgroup makes an empty one, named so that [Sweep] knows whose it was.
-func newGuardCgroup() (_ *guardCgroup, err error) {
-	self, err := startTime(os.Getpid())
-	if err != nil {
-		return nil, err
-	}
-	g := &guardCgroup{name: fmt.Sprintf("%s/%d.%s.%s", cgroupParent, os.Getpid(), self, rand.Text()[:8])}
+// newUnifiedCgroup makes an empty one.
+func newUnifiedCgroup(name string) (_ *unifiedCgroup, err error) {
+	g := &unifiedCgroup{name: name}
 	if g.root, err = openHierarchy(); err != nil {
 		return nil, err
 	}
@@ -70,14 +75,14 @@ func newGuardCgroup() (_ *guardCgroup, err error) {
 }
 
 // procs opens the file that a process is written to, to be in the cgroup.
-func (g *guardCgroup) procs() (*os.File, error) { return g.open("cgroup.procs", os.O_RDWR) }
+func (g *unifiedCgroup) procs() (*os.File, error) { return g.open("cgroup.procs", os.O_RDWR) }
 
-func (g *guardCgroup) open(name string, flag int) (*os.File, error) {
+func (g *unifiedCgroup) open(name string, flag int) (*os.File, error) {
 	return os.OpenFile(filepath.Join(fdPath(g.root), g.name, name), flag, 0)
 }
 
 // kill ends every process of the cgroup, where the kernel offers it (Linux 5.14).
-func (g *guardCgroup) kill() error {
+func (g *unifiedCgroup) kill() error {
 	f, err := g.open("cgroup.kill", os.O_WRONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -87,25 +92,25 @@ func (g *guardCgroup) kill() error {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return fmt.Errorf("ending the guarded processes: %w", err)
+		return fmt.Errorf("ending the cgroup's processes: %w", err)
 	}
 	return nil
 }
 
-// remove lets go of what outlived the command, and removes the cgroup, with it
-// the programs that guard it.
-func (g *guardCgroup) remove() (released int, err error) {
+// remove lets go of what outlived the command, and removes the cgroup and those
+// below, with them the programs that guard it.
+func (g *unifiedCgroup) remove() (released int, err error) {
 	defer unix.Close(g.root)
 	_ = g.dir.Close()
 	for deadline := time.Now().Add(closeTimeout); ; time.Sleep(time.Millisecond) {
 		n, moveErr := g.release()
 		released += n
-		err = unix.Unlinkat(g.root, g.name, unix.AT_REMOVEDIR)
+		err = removeCgroups(filepath.Join(fdPath(g.root), g.name))
 		if err == nil || errors.Is(err, unix.ENOENT) {
 			break
 		}
-		if err != unix.EBUSY || time.Now().After(deadline) {
-			return released, fmt.Errorf("removing the guarded cgroup %s: %w", g.name, errors.Join(err, moveErr))
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return released, fmt.Errorf("removing the cgroup %s: %w", g.name, errors.Join(err, moveErr))
 		}
 	}
 	if err := unix.Unlinkat(g.root, cgroupParent, unix.AT_REMOVEDIR); err != nil && err != unix.EBUSY && err != unix.ENOTEMPTY && err != unix.ENOENT {
@@ -115,7 +120,7 @@ func (g *guardCgroup) remove() (released int, err error) {
 }
 
 // release moves the processes of the cgroup to this process's own.
-func (g *guardCgroup) release() (n int, err error) {
+func (g *unifiedCgroup) release() (n int, err error) {
 	list, err := os.ReadFile(filepath.Join(fdPath(g.root), g.name, "cgroup.procs"))
 	if err != nil || len(list) == 0 {
 		return 0, err
