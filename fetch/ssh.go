@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"strconv"
 	"strings"
@@ -45,24 +44,13 @@ type sshSource struct {
 
 // newSSH makes a source of ssh://USER@HOST[:PORT]/DIR.
 func newSSH(u *url.URL, p Place, n Net) (Source, error) {
-	if _, secret := u.User.Password(); secret {
-		return nil, fmt.Errorf("%w: %s: a password does not belong in a URL", ErrPlace, u.Redacted())
+	if !strings.HasPrefix(u.Path, "/") || strings.ContainsRune(u.Path, 0) {
+		return nil, fmt.Errorf("%w: %s: want ssh://USER@HOST/DIR", ErrPlace, u.Redacted())
 	}
-	if u.Hostname() == "" || !strings.HasPrefix(u.Path, "/") || strings.ContainsRune(u.Path, 0) {
-		return nil, fmt.Errorf("%w: %s: want ssh://USER@HOST/DIR", ErrPlace, u)
+	l, err := newSSHLogin(u, p, n)
+	if err != nil {
+		return nil, err
 	}
-	l := sshLogin{place: p, net: n, host: u.Host, user: u.User.Username(), silence: sshSilence}
-	if l.user == "" {
-		l.user, _, _ = n.login(u.Host)
-	}
-	if l.user == "" {
-		return nil, fmt.Errorf("%w: %s: it names no user", ErrPlace, u)
-	}
-	port := u.Port()
-	if port == "" {
-		port = "22"
-	}
-	l.address = net.JoinHostPort(u.Hostname(), port)
 	return &sshSource{
 		login: l, text: u.String(), dir: u.Path,
 		sessions: make(chan struct{}, sshSessions), turn: make(chan struct{}, 1), bodies: map[*sshBody]struct{}{},

@@ -17,10 +17,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-const (
-	sshSilence = 15 * time.Second // without a byte: the connection is dead
-	sshGreet   = 15 * time.Second // for the handshake and the login
-)
+const sshGreet = 15 * time.Second // for the handshake and the login
 
 // connect gives the connection, a new one where there is none.
 func (s *sshSource) connect(ctx context.Context) (*ssh.Client, error) {
@@ -66,18 +63,7 @@ func (s *sshSource) watch(c *ssh.Client) {
 		s.mu.Unlock()
 		close(dead)
 	})
-	t := time.NewTicker(s.login.silence / 3)
-	defer t.Stop()
-	for {
-		select {
-		case <-dead:
-			return
-		case <-t.C:
-			if _, _, err := c.SendRequest("keepalive@openssh.com", true, nil); err != nil {
-				_ = c.Close() // which may have died by itself
-			}
-		}
-	}
+	keepAlive(c, s.login.silence, dead)
 }
 
 // silentConn takes a peer that says nothing for a while as gone. With a slow link

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/blackstart-project/blackstart/fetch"
 	"github.com/blackstart-project/blackstart/runbooks"
 )
 
@@ -129,6 +129,9 @@ func RunTasks(ctx context.Context, o RunbookOptions, tasks []runbooks.Task) (Run
 			failed = append(failed, fmt.Errorf("step %q: %s", t.ID, res.Error))
 		}
 	}
+	if e.stranger {
+		failed = append(failed, fetch.ErrPeer)
+	}
 	switch cause := context.Cause(ctx); {
 	case cause != nil:
 		return r, errors.Join(append([]error{cause}, failed...)...)
@@ -149,6 +152,8 @@ type engine struct {
 	state   map[string]StepState
 	results []TaskResult
 	running int
+
+	stranger bool // a host had another key than the one it is known by
 }
 
 func (e *engine) result(t runbooks.Task) TaskResult {
@@ -219,6 +224,7 @@ func (e *engine) task(ctx context.Context, t runbooks.Task) {
 	e.state[t.ID] = state
 	e.results = append(e.results, TaskResult{t.ID, state, f.Took, w.attempt, f.Error, f.Last})
 	e.running--
+	e.stranger = e.stranger || errors.Is(err, fetch.ErrPeer)
 	e.mu.Unlock()
 	w.tell(state, err)
 	select {
@@ -242,29 +248,6 @@ func (e *engine) tell(ev StepEvent) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.o.Tell(ev)
-}
-
-// ParseHosts reads NAME=IP.
-func ParseHosts(given []string) (map[string]netip.Addr, error) {
-	hosts := map[string]netip.Addr{}
-	for _, g := range given {
-		name, ip, _ := cutLast(g)
-		a, err := netip.ParseAddr(ip)
-		if err != nil {
-			return nil, fmt.Errorf("%w: host %q: want NAME=IP", ErrUsage, g)
-		}
-		hosts[name] = a
-	}
-	return hosts, nil
-}
-
-func cutLast(s string) (before, after string, ok bool) {
-	for i := len(s) - 1; i >= 0; i-- {
-		if s[i] == '=' {
-			return s[:i], s[i+1:], true
-		}
-	}
-	return s, "", false
 }
 
 // decode reads an entry's data.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/blackstart-project/blackstart/fetch"
 	"github.com/blackstart-project/blackstart/runbooks"
 )
 
@@ -36,6 +37,11 @@ const (
 
 // errRefused is returned where a person answers with no.
 var errRefused = errors.New("the answer was no")
+
+// hopeless says whether another attempt would end the same way.
+func hopeless(err error) bool {
+	return errors.Is(err, errRefused) || errors.Is(err, fetch.ErrPeer) || errors.Is(err, ErrMachine)
+}
 
 func (w *taskRun) tell(state StepState, err error) {
 	w.e.tell(StepEvent{Task: w.t, State: state, Attempt: w.attempt, Line: w.lastLine(), Took: time.Since(w.begun), Err: err})
@@ -122,7 +128,7 @@ func (w *taskRun) do(ctx context.Context) (state StepState, err error) {
 		if err == nil {
 			return StepDone, nil
 		}
-		if w.attempt > s.Retries || ctx.Err() != nil || errors.Is(err, errRefused) {
+		if w.attempt > s.Retries || ctx.Err() != nil || hopeless(err) {
 			return StepFailed, err
 		}
 		w.tell(StepRunning, err)
@@ -256,6 +262,8 @@ func waitFor(ctx context.Context, g Ground, p *runbooks.Probe, env []string, wai
 			return fmt.Errorf("%w: %w", context.Cause(ctx), last)
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case hopeless(err):
+			return err
 		case err != nil && now.After(deadline):
 			return fmt.Errorf("not within %s: %w", p.Within, err)
 		case err != nil:

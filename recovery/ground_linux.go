@@ -21,13 +21,19 @@ import (
 var ErrNotHere = errors.New("this kind of step cannot be done here")
 
 // hostGround is this host.
-type hostGround struct{ site Site }
+type hostGround struct {
+	site  Site
+	fleet *fleet // nil: there are no other hosts
+}
 
 // Ground is this host, as a place where runbooks are run.
-func (s Site) Ground() Ground { return hostGround{s} }
+func (s Site) Ground() Ground { return hostGround{site: s} }
 
 func (g hostGround) On(host string) (Ground, error) {
-	return nil, fmt.Errorf("%w: on host %s: log in there, and run it with --only", ErrNotHere, host)
+	if g.fleet == nil {
+		return nil, fmt.Errorf("%w: on host %s", ErrNotHere, host)
+	}
+	return g.fleet.on(host)
 }
 
 // afterExit is how long a script's output is read on when it has ended: a program
@@ -138,7 +144,11 @@ func (g hostGround) Do(ctx context.Context, t runbooks.Task, out io.Writer) erro
 			return err
 		}
 		return g.site.Handoff(ctx, s.Handoff, HandoffOptions{Until: until, Timeout: time.Duration(s.Timeout), Grace: grace(w.Grace), StopFirst: w.StopFirst})
-	case runbooks.Run, runbooks.WaitFor, runbooks.Confirm, runbooks.Note, runbooks.DNS, runbooks.Cert:
+	case runbooks.DNS:
+		return g.dns(ctx, s.DNS, w, out)
+	case runbooks.Cert:
+		return g.cert(ctx, *s, out)
+	case runbooks.Run, runbooks.WaitFor, runbooks.Confirm, runbooks.Note:
 	}
 	return fmt.Errorf("%w: %s", ErrNotHere, s.Kind())
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/netip"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/blackstart-project/blackstart/recovery/journal"
@@ -23,7 +24,8 @@ import (
 // RunInputs are what a run is started with.
 type RunInputs struct {
 	Vars     map[string]string
-	Hosts    map[string]netip.Addr
+	Hosts    map[string]Login
+	Pins     []digest.Digest // of host keys, for hosts that have none of their own
 	Select   runbooks.Selection
 	TakeOver bool // end the run that is under way, rather than to refuse
 	Confirm  func(context.Context, string) (bool, error)
@@ -53,13 +55,13 @@ func (r Run) Done() bool {
 // began is the first entry of a run's journal. Secrets are not in it: a run that
 // goes on needs them again.
 type began struct {
-	Title   string                `json:"title"`
-	Service string                `json:"service"`
-	Digest  string                `json:"digest"`
-	Vars    map[string]string     `json:"vars"`
-	Hosts   map[string]netip.Addr `json:"hosts,omitempty"`
-	Select  runbooks.Selection    `json:"select"`
-	Process int                   `json:"process"`
+	Title   string             `json:"title"`
+	Service string             `json:"service"`
+	Digest  string             `json:"digest"`
+	Vars    map[string]string  `json:"vars"`
+	Hosts   map[string]Login   `json:"hosts,omitempty"`
+	Select  runbooks.Selection `json:"select"`
+	Process int                `json:"process"`
 }
 
 const (
@@ -74,7 +76,7 @@ func (s Site) runsDir() string { return filepath.Join(s.Host.Data, "runs") }
 // StartRunbook runs a runbook from its beginning. The file is kept, so that a run
 // that is cut off goes on with the same one.
 func (s Site) StartRunbook(ctx context.Context, file *runbooks.File, raw []byte, rb *runbooks.Runbook, in RunInputs) (Run, error) {
-	bound, err := rb.Bind(in.Vars, in.Hosts)
+	bound, err := rb.Bind(in.Vars, Addresses(in.Hosts))
 	if err != nil {
 		return Run{}, err
 	}
@@ -102,7 +104,7 @@ func (s Site) StartRunbook(ctx context.Context, file *runbooks.File, raw []byte,
 
 // ResumeRun goes on with a run that stopped; "" is the latest one that is not done.
 // What is done is looked at again where that can be, and not repeated. Secrets have
-// to be given again.
+// to be given again; a host that has come back elsewhere may be.
 func (s Site) ResumeRun(ctx context.Context, id string, in RunInputs) (Run, error) {
 	if id == "" {
 		all, err := s.Runs()
@@ -139,7 +141,11 @@ func (s Site) ResumeRun(ctx context.Context, id string, in RunInputs) (Run, erro
 		}
 		b.Vars[name] = value
 	}
-	bound, err := rb.Bind(b.Vars, b.Hosts)
+	if b.Hosts == nil {
+		b.Hosts = map[string]Login{}
+	}
+	maps.Copy(b.Hosts, in.Hosts)
+	bound, err := rb.Bind(b.Vars, Addresses(b.Hosts))
 	if err != nil {
 		return Run{}, err
 	}
@@ -184,8 +190,10 @@ func (s Site) goOn(ctx context.Context, id string, b began, bound *runbooks.Boun
 	if in.Started != nil {
 		in.Started(id)
 	}
+	hosts := s.fleet(b.Hosts, in.Pins)
+	defer hosts.Close()
 	_, err = RunPlan(ctx, RunbookOptions{
-		Bound: bound, Digest: b.Digest, Select: b.Select, Ground: s.Ground(), Confirm: in.Confirm, Tell: in.Tell, Journal: write, Done: done,
+		Bound: bound, Digest: b.Digest, Select: b.Select, Ground: hostGround{s, hosts}, Confirm: in.Confirm, Tell: in.Tell, Journal: write, Done: done,
 		Output: func(t runbooks.Task) (io.WriteCloser, error) { return newOutput(dir, t) },
 	})
 	if werr := write("end", nil); err == nil {

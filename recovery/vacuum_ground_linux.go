@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,7 +19,6 @@ import (
 type vacuumGround struct {
 	v     *Vacuum
 	self  string   // this program, inside
-	data  string   // of the site, inside
 	names []string // of the hosts, in the vacuum's order
 	host  int
 }
@@ -27,7 +27,7 @@ type vacuumGround struct {
 // number 0 unless a step names others. self is this program, by a path that is
 // visible inside; names are what the runbook calls the hosts, in their order.
 func (v *Vacuum) Ground(self string, names []string) Ground {
-	return vacuumGround{v: v, self: self, data: v.site.Host.Data, names: names}
+	return vacuumGround{v: v, self: self, names: names}
 }
 
 // On is the same on another host.
@@ -57,59 +57,38 @@ func (g vacuumGround) spawn(ctx context.Context, c sandbox.Cmd) (int, error) {
 }
 
 func (g vacuumGround) Probe(ctx context.Context, p *runbooks.Probe, env []string) error {
-	one := *p
-	one.Within, one.Hold = runbooks.DefaultWithin, runbooks.DefaultWithin // no duration is zero there, and none counts
-	raw, err := json.Marshal(one)
+	return g.errand(ctx, errand{Probe: p, Env: env}, io.Discard)
+}
+
+// Do has the step done from inside, so that it reaches what the conditions let it reach,
+// and no more.
+func (g vacuumGround) Do(ctx context.Context, t runbooks.Task, out io.Writer) error {
+	t.Env = nil
+	return g.errand(ctx, errand{Do: &t}, out)
+}
+
+// errand has this program do something inside.
+func (g vacuumGround) errand(ctx context.Context, e errand, out io.Writer) (err error) {
+	e.Vacuum = true
+	if e.From, err = g.v.site.From.elsewhere(); err != nil {
+		return err
+	}
+	text, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}
-	var said limitedBuffer
-	code, err := g.spawn(ctx, sandbox.Cmd{Args: []string{g.self, "--data", g.data, "runbook", "probe", string(raw)}, Env: append(os.Environ(), env...), Stdout: &said, Stderr: &said})
-	if err == nil && code != 0 {
-		err = errors.New(firstLine(said.b))
-	}
-	return err
-}
-
-func firstLine(b []byte) string {
-	for i, c := range b {
-		if c == '\n' {
-			b = b[:i]
-			break
-		}
-	}
-	const prefix = "blackstart: "
-	if len(b) > len(prefix) && string(b[:len(prefix)]) == prefix {
-		b = b[len(prefix):]
-	}
-	if len(b) == 0 {
-		return "it is not true"
-	}
-	return string(b)
-}
-
-func (g vacuumGround) Do(ctx context.Context, t runbooks.Task, out io.Writer) error {
-	s := t.Step
-	if s.Kind() != runbooks.Fetch {
-		return fmt.Errorf("%w: %w: a %s step in a vacuum", sandbox.ErrUnresolved, ErrNotHere, s.Kind())
-	}
-	// From inside, so that it reaches what the conditions let it reach, and no more.
-	args := []string{g.self, "--data", g.data, "fetch", "get", s.Fetch}
+	said := &firstBytes{left: answerLimit}
+	code, err := g.spawn(ctx, sandbox.Cmd{Args: g.v.site.errandArgs(g.self), Env: os.Environ(), Stdin: bytes.NewReader(text), Stdout: out, Stderr: said})
 	switch {
-	case s.With != nil && s.With.Unpack:
-		args = append(args, "--unpack")
-	case s.With != nil:
-		args = append(args, "-o", s.With.To)
+	case err != nil || code == 0:
+		return err
+	case code == unresolvedStatus:
+		return fmt.Errorf("%w: %s", sandbox.ErrUnresolved, failure(said.b.Bytes()))
+	case failure(said.b.Bytes()) == "":
+		return fmt.Errorf("it ended with status %d", code)
 	}
-	code, err := g.spawn(ctx, sandbox.Cmd{Args: args, Stdout: out, Stderr: out})
-	if err == nil && code != 0 {
-		err = fmt.Errorf("it ended with status %d", code)
-	}
-	if err == nil && s.With != nil && s.With.Mode != "" {
-		code, err = g.spawn(ctx, sandbox.Cmd{Args: []string{"chmod", s.With.Mode, s.With.To}, Env: os.Environ(), Stdout: out, Stderr: out})
-		if err == nil && code != 0 {
-			err = fmt.Errorf("chmod ended with status %d", code)
-		}
-	}
-	return err
+	return errors.New(failure(said.b.Bytes()))
 }
+
+// unresolvedStatus is what this program exits with where it could not be told.
+const unresolvedStatus = 7

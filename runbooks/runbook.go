@@ -50,9 +50,9 @@ type Step struct {
 	When    string   `yaml:"when" rule:"script" about:"a shell command; a non-zero exit leaves the step out"`
 	Check   string   `yaml:"check" rule:"script" kinds:"run fetch container stop dns cert handoff" about:"a shell command; exit 0 says that the work is done already"`
 	Undo    string   `yaml:"undo" rule:"script" kinds:"run fetch container stop dns cert handoff" about:"shell commands that take the step back"`
-	Timeout Duration `yaml:"timeout" kinds:"run fetch container stop dns cert confirm handoff" about:"how long one attempt may take; 10m if absent, without bound for confirm"`
+	Timeout Duration `yaml:"timeout" kinds:"run fetch container stop dns cert confirm handoff" about:"how long one attempt may take; 10m if absent, without bound for confirm" json:",omitzero"`
 	Retries int      `yaml:"retries" rule:"max=100" kinds:"run fetch container stop dns cert handoff" about:"attempts after the first, with growing pauses"`
-	Takes   Duration `yaml:"takes" about:"how long it is expected to take"`
+	Takes   Duration `yaml:"takes" about:"how long it is expected to take" json:",omitzero"`
 	Hosts   []string `yaml:"hosts" rule:"id" kinds:"run fetch container stop dns cert wait_for handoff" about:"where it is done, all at once; absent: here"`
 }
 
@@ -80,12 +80,12 @@ type With struct {
 	Net         string   `yaml:"net" rule:"net" kinds:"container" about:"host or none"`
 	User        string   `yaml:"user" rule:"line" kinds:"container" about:"USER[:GROUP]"`
 	Workdir     string   `yaml:"workdir" rule:"path" kinds:"container" about:"the directory it starts in"`
-	Memory      Bytes    `yaml:"memory" kinds:"container" about:"limit"`
+	Memory      Bytes    `yaml:"memory" kinds:"container" about:"limit" json:",omitzero"`
 	CPUs        float64  `yaml:"cpus" rule:"max=4096" kinds:"container" about:"limit, in processors"`
 	Restart     string   `yaml:"restart" rule:"restart" kinds:"container" about:"when to start it again"`
 	Health      string   `yaml:"health" rule:"line" kinds:"container" about:"http://IP:PORT/PATH, tcp://IP:PORT, unix:///PATH or exec:COMMAND"`
 
-	Grace  Duration `yaml:"grace" kinds:"stop handoff" about:"time before SIGKILL"`
+	Grace  Duration `yaml:"grace" kinds:"stop handoff" about:"time before SIGKILL" json:",omitzero"`
 	Remove bool     `yaml:"remove" kinds:"stop" about:"remove its log and writable layer too"`
 	Until  string   `yaml:"until" rule:"required,line" kinds:"handoff" about:"http://IP:PORT/PATH, tcp://IP:PORT, unix:///PATH or exec:COMMAND that the orchestrator's own instance answers"`
 
@@ -100,7 +100,7 @@ type With struct {
 	Names     []string `yaml:"names" rule:"line" kinds:"cert" about:"DNS names in the certificate"`
 	Addresses []string `yaml:"addresses" rule:"line" kinds:"cert" about:"IP addresses in the certificate"`
 	URIs      []string `yaml:"uris" rule:"line" kinds:"cert" about:"URIs in the certificate"`
-	For       Duration `yaml:"for" kinds:"cert" about:"how long it is good"`
+	For       Duration `yaml:"for" kinds:"cert" about:"how long it is good" json:",omitzero"`
 }
 
 // Probe is something that is or is not true of the world. Exactly one of TCP to Unix is there, see Kind.
@@ -115,6 +115,6 @@ type Probe struct {
 	Unix     string   `yaml:"unix" rule:"one,path" about:"path of a socket that accepts a connection"`
 	Contains string   `yaml:"contains" rule:"value" kinds:"http dns exec file log" about:"text that must be in what it gives"`
 	Status   int      `yaml:"status" rule:"min=100,max=599" kinds:"http" about:"the status it must answer with; any 2xx if absent"`
-	Within   Duration `yaml:"within" about:"how long to wait for it; 60s if absent"`
-	Hold     Duration `yaml:"hold" about:"how long it must stay true"`
+	Within   Duration `yaml:"within" about:"how long to wait for it; 60s if absent" json:",omitzero"`
+	Hold     Duration `yaml:"hold" about:"how long it must stay true" json:",omitzero"`
 }
