@@ -51,10 +51,12 @@ type StepEvent struct {
 	Err     error         // of a failed attempt
 }
 
-// Ground is where a runbook's steps are done: this host, or a vacuum.
+// Ground is where a runbook's steps are done: this host, another one, or a vacuum.
 type Ground interface {
 	// On is the same on a host that steps name.
 	On(host string) (Ground, error)
+	// Ready returns when steps can be done there: a step's own timeout begins after it.
+	Ready(ctx context.Context) error
 	// Shell runs a script with sh -eu. A program that ends itself with another status
 	// than 0 is no error.
 	Shell(ctx context.Context, script string, env []string, dir string, out io.Writer) (code int, err error)

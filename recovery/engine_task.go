@@ -163,6 +163,11 @@ func (w *taskRun) output() (io.Writer, func() error, error) {
 // once is one attempt.
 func (w *taskRun) once(ctx context.Context, out io.Writer) error {
 	s := w.t.Step
+	if s.Kind() != runbooks.WaitFor { // which goes on looking for as long as it says
+		if err := w.ground.Ready(ctx); err != nil {
+			return err
+		}
+	}
 	if s.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(s.Timeout), fmt.Errorf("it took longer than %s", s.Timeout))

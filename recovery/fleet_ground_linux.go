@@ -24,6 +24,11 @@ type sshGround struct{ host *farHost }
 
 func (g sshGround) On(host string) (Ground, error) { return g.host.fleet.on(host) }
 
+func (g sshGround) Ready(ctx context.Context) error {
+	_, err := g.host.connect(ctx)
+	return err
+}
+
 func (g sshGround) Shell(ctx context.Context, text string, env []string, dir string, out io.Writer) (int, error) {
 	code, said, err := g.send(ctx, errand{Shell: &script{text, dir}, Env: env}, out)
 	if err == nil && said != "" {

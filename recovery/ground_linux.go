@@ -40,6 +40,8 @@ func (g hostGround) On(host string) (Ground, error) {
 // that it left in the background may hold it open for ever.
 const afterExit = 2 * time.Second
 
+func (g hostGround) Ready(context.Context) error { return nil }
+
 func (g hostGround) Shell(ctx context.Context, script string, env []string, dir string, out io.Writer) (int, error) {
 	c := exec.CommandContext(ctx, "sh", "-eu", "-c", script)
 	c.Env, c.Dir, c.Stdout, c.Stderr, c.WaitDelay = append(os.Environ(), env...), dir, out, out, afterExit

@@ -40,6 +40,8 @@ func (g vacuumGround) On(host string) (Ground, error) {
 	return g, nil
 }
 
+func (g vacuumGround) Ready(context.Context) error { return nil }
+
 func (g vacuumGround) Shell(ctx context.Context, script string, env []string, dir string, out io.Writer) (int, error) {
 	return g.spawn(ctx, sandbox.Cmd{Args: []string{"/bin/sh", "-eu", "-c", script}, Env: append(os.Environ(), env...), Dir: dir, Stdout: out, Stderr: out})
 }
