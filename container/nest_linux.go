@@ -38,12 +38,19 @@ func Nested() bool { return os.Getenv(nestedEnv) != "" }
 // returns the status that it ended with, 128 and the signal's number if a signal
 // ended it.
 func Nest(ctx context.Context) (code int, err error) {
-	cmd := again()
+	cmd := NestedCommand(os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return attendAgain(ctx, cmd)
+}
+
+// NestedCommand is this program with arguments, as [Nest] starts it.
+func NestedCommand(args ...string) *exec.Cmd {
+	cmd := again(args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP, UidMappings: sameIDs("/proc/self/uid_map"), GidMappings: sameIDs("/proc/self/gid_map"),
 		GidMappingsEnableSetgroups: true,
 	}
-	return attendAgain(ctx, cmd)
+	return cmd
 }
 
 // Settle makes a process that [Nest] started ready to make containers: their
@@ -74,7 +81,8 @@ func (c *Container) Join(ctx context.Context) (code int, err error) {
 			ns = append(ns, f)
 		}
 		if len(ns) == 2 {
-			cmd := again()
+			cmd := again(os.Args[1:]...)
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 			cmd.ExtraFiles, cmd.Env = ns, append(cmd.Env, "_BLACKSTART_JOIN=2") // see join_linux.go
 			return attendAgain(ctx, cmd)
 		}
@@ -82,11 +90,10 @@ func (c *Container) Join(ctx context.Context) (code int, err error) {
 	return 0, fmt.Errorf("%w: %s", ErrNotRunning, c.name)
 }
 
-func again() *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+func again(args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), nestedEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd
 }
 

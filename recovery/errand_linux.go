@@ -132,9 +132,10 @@ func failure(said []byte) string {
 	return strings.ToValidUTF8(strings.TrimPrefix(text, "blackstart: "), "\uFFFD")
 }
 
-// errandArgs is how this program is started for one, with the directories of this host.
-func (s Site) errandArgs(program string) []string {
-	return []string{program, "--state", s.Host.State, "--data", s.Host.Data, "runbook", "step"}
+// errandArgs are the arguments with which this program is started for one, after the
+// words given, with the directories of this host.
+func (s Site) errandArgs(before ...string) []string {
+	return append(before, "--state", s.Host.State, "--data", s.Host.Data, "runbook", "step")
 }
 
 // self is this program's file.

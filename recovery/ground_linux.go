@@ -3,6 +3,7 @@ package recovery
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -130,6 +131,9 @@ func (g hostGround) Do(ctx context.Context, t runbooks.Task, out io.Writer) erro
 	case runbooks.Fetch:
 		return g.fetch(ctx, s.Fetch, w, out)
 	case runbooks.Container:
+		if container.Confined() {
+			return g.startNested(ctx, t, out)
+		}
 		return g.start(ctx, s.Container, w, out)
 	case runbooks.Stop:
 		c, err := g.site.Host.Load(s.Stop)
@@ -186,9 +190,46 @@ func (g hostGround) fetch(ctx context.Context, name string, w runbooks.With, out
 	return err
 }
 
+// startNested has this program start a recovery container where it may: the mounts
+// that are made for it are not this process's.
+func (g hostGround) startNested(ctx context.Context, t runbooks.Task, out io.Writer) error {
+	e := errand{Do: &t}
+	var err error
+	if e.From, err = g.site.From.elsewhere(); err != nil {
+		return err
+	}
+	text, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	said := &firstBytes{left: answerLimit}
+	cmd := container.NestedCommand(g.site.errandArgs()...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = bytes.NewReader(text), out, said, afterExit
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting a container: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) }) // it undoes what it did
+	defer stop()
+	err = cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err == nil || errors.Is(err, exec.ErrWaitDelay):
+		return nil
+	case failure(said.b.Bytes()) != "":
+		return errors.New(failure(said.b.Bytes()))
+	}
+	return err
+}
+
 // start starts a recovery container, unless it runs already.
 func (g hostGround) start(ctx context.Context, name string, w runbooks.With, out io.Writer) error {
 	s := g.site
+	if container.Nested() {
+		if err := container.Settle(); err != nil {
+			return err
+		}
+	}
 	if c, err := s.Host.Load(name); err == nil && c.Status().State == container.StateRunning {
 		_, err := fmt.Fprintf(out, "%s runs already\n", name)
 		return err
