@@ -224,6 +224,9 @@ func (g hostGround) startNested(ctx context.Context, t runbooks.Task, out io.Wri
 
 // start starts a recovery container, unless it runs already.
 func (g hostGround) start(ctx context.Context, name string, w runbooks.With, out io.Writer) error {
+	if w.Root != "" {
+		g.site.Root = w.Root
+	}
 	s := g.site
 	if container.Nested() {
 		if err := container.Settle(); err != nil {
@@ -256,9 +259,6 @@ func (g hostGround) spec(ctx context.Context, name string, w runbooks.With) (con
 	var err error
 	switch {
 	case w.Salvage != "":
-		if w.Root != "" {
-			s.Root = w.Root
-		}
 		var v Salvaged
 		v, err = s.Salvage(ctx, w.Salvage, SalvageOptions{Name: name, Net: w.Net, Image: w.Image})
 		spec = v.Spec
