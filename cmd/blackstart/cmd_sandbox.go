@@ -45,7 +45,7 @@ func vacuumFlags() []cli.Flag {
 		&cli.StringFlag{Name: "dns", Value: "silence", Usage: "`HOW` other names are answered: silence, nxdomain or refused"},
 		&cli.StringFlag{Name: "name", Usage: "`NAME` of the vacuum, for run --net vacuum:NAME meanwhile"},
 		&cli.StringFlag{Name: "root", Value: "host", Usage: "`ROOT` file system, below a layer that is thrown away: host, DIR, or an image as run --image takes it"},
-		&cli.StringFlag{Name: "record", Usage: "write a JSON line for each attempt to `FILE`"},
+		&cli.StringFlag{Name: "record", Usage: "write a JSON line for each attempt to `FILE`; with several hosts one file each, tried-host0.jsonl and so on for tried.jsonl"},
 		&cli.BoolFlag{Name: "no-record", Usage: "record nothing: quicker, and nothing is known at the end"},
 		&cli.BoolFlag{Name: "suggest", Usage: "print the capabilities that would have let it pass"},
 		&cli.StringSliceFlag{Name: "at", Usage: "`TIME=dark:NAME`, TIME=allow:NAME, TIME=kill:PATTERN, TIME=cut:0,1|2 (hosts from each other) or TIME=heal, after the start"},
@@ -218,9 +218,9 @@ func inVacuum(c *cli.Context, args []string, tty bool) (err error) {
 		return err
 	}
 	if file := c.String("record"); file != "" {
-		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		f, err := openRecords(file, o.Hosts)
 		if err != nil {
-			return usage("opening --record: %w", err)
+			return err
 		}
 		defer func() { err = errors.Join(err, f.Close()) }()
 		o.Record = f
