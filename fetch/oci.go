@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -32,12 +33,18 @@ type ociSource struct {
 	auth   *ociAuth
 }
 
+// Made when they are first needed: their bounded repeats are large programs, and
+// every command of the program would wait for them.
 var (
 	// ociRepo is the specification's <name>.
-	ociRepo = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	ociRepo = lazily(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 	// ociTag is the specification's <reference> where it is a tag.
-	ociTag = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+	ociTag = lazily(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 )
+
+func lazily(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // ociManifests are the types of what is kept below /manifests/. A registry may hide
 // one that is not accepted by name.
@@ -55,7 +62,7 @@ func newOCI(u *url.URL, p Place, n Net) (Source, error) {
 	if u.User != nil {
 		return nil, fmt.Errorf("%w: %s: a login does not belong in a URL", ErrPlace, u.Redacted())
 	}
-	if u.Hostname() == "" || len(repo) > 255 || !ociRepo.MatchString(repo) || u.RawQuery != "" || u.Fragment != "" {
+	if u.Hostname() == "" || len(repo) > 255 || !ociRepo().MatchString(repo) || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%w: %s: want %s://HOST[:PORT]/REPO", ErrPlace, u, u.Scheme)
 	}
 	client, err := n.client(p)

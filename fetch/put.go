@@ -48,7 +48,7 @@ func DialTarget(p Place, n Net) (Target, error) {
 }
 
 func checkManifest(tag string, raw []byte) error {
-	if !ociTag.MatchString(tag) {
+	if !ociTag().MatchString(tag) {
 		return fmt.Errorf("%.140q is not a tag", tag)
 	}
 	if len(raw) > maxManifest {

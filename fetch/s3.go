@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -30,8 +29,8 @@ type s3Source struct {
 }
 
 var (
-	s3Bucket = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}$`)
-	s3Region = regexp.MustCompile(`^[a-zA-Z0-9-]{1,64}$`)
+	s3Bucket = lazily(`^[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}$`)
+	s3Region = lazily(`^[a-zA-Z0-9-]{1,64}$`)
 )
 
 // newS3 makes a source of s3://HOST[:PORT]/BUCKET[/PREFIX][?region=REGION], or of
@@ -49,7 +48,7 @@ func newS3(u *url.URL, p Place, n Net) (Source, error) {
 	below := strings.TrimSuffix(u.Path, "/")
 	bucket, _, _ := strings.Cut(strings.TrimPrefix(below, "/"), "/")
 	if err != nil || u.Hostname() == "" || len(q) > 0 || u.Fragment != "" ||
-		path.Clean(below) != below || !s3Bucket.MatchString(bucket) || !s3Region.MatchString(region) {
+		path.Clean(below) != below || !s3Bucket().MatchString(bucket) || !s3Region().MatchString(region) {
 		return nil, fmt.Errorf("%w: %s: want %s://HOST[:PORT]/BUCKET[/PREFIX][?region=REGION]", ErrPlace, u, u.Scheme)
 	}
 	client, err := n.client(p)

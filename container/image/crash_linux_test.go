@@ -106,7 +106,7 @@ func TestCrash(t *testing.T) {
 			t.Fatalf("OpenStore reports %q; want sentences: %v", removed, half)
 		}
 		for _, n := range names(t, dir) {
-			if n != "lock" && !layerName.MatchString(n) {
+			if n != "lock" && !layerName().MatchString(n) {
 				t.Fatalf("OpenStore left %s in the store", n)
 			}
 		}

@@ -149,7 +149,7 @@ func TestUnpackStaysInside(t *testing.T) {
 				t.Errorf("beside the store there are %q; want only layers and outside", got)
 			}
 			for _, n := range names(t, s.Dir()) {
-				if n != "lock" && (!layerName.MatchString(n) || strings.HasSuffix(n, tmpSuffix)) {
+				if n != "lock" && (!layerName().MatchString(n) || strings.HasSuffix(n, tmpSuffix)) {
 					t.Errorf("the store has %s; want layers only", n)
 				}
 			}

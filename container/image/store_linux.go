@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -30,7 +31,11 @@ type Store struct{ dir string }
 // ErrBusy says that layers cannot be removed now.
 var ErrBusy = errors.New("another process is about to use layers of this store")
 
-var layerName = regexp.MustCompile(`^sha(256-[0-9a-f]{64}|512-[0-9a-f]{128})$`)
+// layerName is made when it is first needed: a large program, for which every
+// command would wait.
+var layerName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^sha(256-[0-9a-f]{64}|512-[0-9a-f]{128})$`)
+})
 
 const (
 	tmpSuffix  = ".tmp"
@@ -67,7 +72,7 @@ func (s *Store) sweep() ([]string, error) {
 	for _, e := range entries {
 		name, isTmp := strings.CutSuffix(e.Name(), tmpSuffix)
 		name, isLock := strings.CutSuffix(name, lockSuffix)
-		if !(isTmp || isLock) || !layerName.MatchString(name) {
+		if !(isTmp || isLock) || !layerName().MatchString(name) {
 			continue
 		}
 		l, err := tryLock(filepath.Join(s.dir, name+lockSuffix), unix.LOCK_EX)
@@ -106,7 +111,7 @@ func (s *Store) Prune(inUse []string) ([]string, error) {
 	var removed []string
 	for _, e := range entries {
 		dir := filepath.Join(s.dir, e.Name())
-		if !layerName.MatchString(e.Name()) || slices.Contains(inUse, dir) {
+		if !layerName().MatchString(e.Name()) || slices.Contains(inUse, dir) {
 			continue
 		}
 		if err := s.removeLayer(dir); err != nil {

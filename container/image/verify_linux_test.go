@@ -92,7 +92,7 @@ func TestUnpackRefuses(t *testing.T) {
 			t.Log(err)
 			for _, left := range names(t, s.Dir()) {
 				// Other layers of the image may have been completed.
-				if left != "lock" && !layerName.MatchString(left) {
+				if left != "lock" && !layerName().MatchString(left) {
 					t.Errorf("after the error the store has %s; want nothing half-made", left)
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -103,13 +104,17 @@ func (r *rewriter) missing(path string, m *specs.Mount) {
 // Files that an orchestrator makes for each container or sandbox, by where
 // containerd's CRI, CRI-O and Podman, Docker and the kubelet put them, whatever
 // their root directories are.
-var orchestratorFiles = regexp.MustCompile(`/io\.containerd\.grpc\.v1\.cri/(sandboxes|containers)/[^/]+/` +
-	`|/io\.containerd\.cri\.v1\.[^/]+/(sandboxes|containers)/[^/]+/` +
-	`|/overlay-containers/[0-9a-f]+/userdata/` +
-	`|/containers/[0-9a-f]{64}/(resolv\.conf|hostname|hosts|mounts/shm)$` +
-	`|/pods/[^/]+/etc-hosts$`)
+//
+// Made when it is first needed: a large program, for which every command would wait.
+var orchestratorFiles = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`/io\.containerd\.grpc\.v1\.cri/(sandboxes|containers)/[^/]+/` +
+		`|/io\.containerd\.cri\.v1\.[^/]+/(sandboxes|containers)/[^/]+/` +
+		`|/overlay-containers/[0-9a-f]+/userdata/` +
+		`|/containers/[0-9a-f]{64}/(resolv\.conf|hostname|hosts|mounts/shm)$` +
+		`|/pods/[^/]+/etc-hosts$`)
+})
 
-func ownedByOrchestrator(source string) bool { return orchestratorFiles.MatchString(source) }
+func ownedByOrchestrator(source string) bool { return orchestratorFiles().MatchString(source) }
 
 // terminationLog matches the file the kubelet mounts for last words, by default
 // at /dev/termination-log.
