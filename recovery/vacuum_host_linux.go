@@ -3,6 +3,7 @@ package recovery
 import (
 	"context"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 
@@ -12,53 +13,92 @@ import (
 // vacuumHost is one host of a vacuum: its world, and what carries what is allowed.
 type vacuumHost struct {
 	*sandbox.World
+	allow     []sandbox.Capability
 	relay     *sandbox.Relay
-	port      uint16 // of the relay, inside
-	conntrack *sandbox.Conntrack
+	serves    []service
+	conntrack *sandbox.Conntrack // nil: no rule leads to the relay
 	wg        sync.WaitGroup
 	failed    func(error)
 }
 
-// serve starts the host's relay and resolver.
-func (h *vacuumHost) serve(ctx context.Context, index int, v *Vacuum, authority *sandbox.Authority) (err error) {
-	if h.conntrack, err = h.Conntrack(ctx); err != nil {
-		return err
-	}
+// service is one of the two functions at what net.Listen takes.
+type service struct {
+	network, address string
+	stream           func(context.Context, net.Listener) error
+	packet           func(context.Context, net.PacketConn) error
+}
+
+const (
+	resolverAddress = "127.0.0.53:53"
+	// relayPort is above what kernels give out by themselves (ip_local_port_range
+	// in ip(7)), where no program inside meets it by accident.
+	relayPort = 61999
+)
+
+// host is the one with that index, before its world is there.
+func (v *Vacuum) host(index int) (*vacuumHost, error) {
+	h := &vacuumHost{failed: v.failed, allow: v.o.Allow}
+	var err error
 	h.relay, err = sandbox.NewRelay(sandbox.RelayOptions{
-		Capabilities: v.o.Allow, Names: v.names, Record: v.Record, Host: index, Dial: v.site.dialOutside, Authority: authority, Roots: systemRoots(),
-		Original: sandbox.OriginalDestination, OriginalPacket: h.conntrack.Original,
+		Capabilities: v.o.Allow, Names: v.names, Record: v.Record, Host: index, Dial: v.site.dialOutside, Authority: v.authority, Roots: v.roots,
+		Original: sandbox.OriginalDestination,
+		OriginalPacket: func(local, client netip.AddrPort) (netip.AddrPort, error) {
+			return h.conntrack.Original(local, client)
+		},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resolver := sandbox.NewResolver(sandbox.ResolverOptions{
 		Capabilities: v.o.Allow, Names: v.names, Denied: v.o.Denied, Record: v.Record, Host: index, Address: resolverAddress,
 	})
-	if err := h.stream(ctx, "tcp4", "127.0.0.1:0", h.relay.ServeTCP); err != nil {
-		return err
+	for _, family := range []struct{ number, address string }{{"4", "127.0.0.1"}, {"6", "::1"}} {
+		if len(v.o.Allow) > 0 { // else no rule leads there
+			to := net.JoinHostPort(family.address, strconv.Itoa(relayPort))
+			h.serves = append(h.serves,
+				service{network: "tcp" + family.number, address: to, stream: h.relay.ServeTCP},
+				service{network: "udp" + family.number, address: to, packet: h.relay.ServeUDP})
+		}
 	}
-	port := strconv.Itoa(int(h.port))
-	for _, l := range []struct {
-		network, address string
-		stream           func(context.Context, net.Listener) error
-		packet           func(context.Context, net.PacketConn) error
-	}{
-		{network: "tcp6", address: "[::1]:" + port, stream: h.relay.ServeTCP},
-		{network: "udp4", address: "127.0.0.1:" + port, packet: h.relay.ServeUDP},
-		{network: "udp6", address: "[::1]:" + port, packet: h.relay.ServeUDP},
-		{network: "tcp4", address: resolverAddress, stream: resolver.ServeTCP},
-		{network: "udp4", address: resolverAddress, packet: resolver.ServeUDP},
-	} {
-		if l.stream != nil {
-			err = h.stream(ctx, l.network, l.address, l.stream)
+	// Where all it would do is say nothing, the vacuum does that by itself.
+	if v.Record != nil || len(v.o.Allow) > 0 || (v.o.Denied != "" && v.o.Denied != sandbox.DenySilence) {
+		h.serves = append(h.serves,
+			service{network: "tcp4", address: resolverAddress, stream: resolver.ServeTCP},
+			service{network: "udp4", address: resolverAddress, packet: resolver.ServeUDP})
+	}
+	return h, nil
+}
+
+// listeners are what the world opens before anything runs in it.
+func (h *vacuumHost) listeners() []sandbox.Place {
+	var all []sandbox.Place
+	for _, s := range h.serves {
+		all = append(all, sandbox.Place{Network: s.network, Address: s.address})
+	}
+	if len(h.allow) > 0 {
+		all = append(all, sandbox.Place{Network: sandbox.ConntrackPlace})
+	}
+	return all
+}
+
+// serve starts the host's relay and resolver.
+func (h *vacuumHost) serve(ctx context.Context) (err error) {
+	if len(h.allow) > 0 {
+		if h.conntrack, err = h.Conntrack(ctx); err != nil {
+			return err
+		}
+	}
+	for _, s := range h.serves {
+		if s.stream != nil {
+			err = h.stream(ctx, s.network, s.address, s.stream)
 		} else {
-			err = h.packet(ctx, l.network, l.address, l.packet)
+			err = h.packet(ctx, s.network, s.address, s.packet)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	for _, c := range v.o.Allow {
+	for _, c := range h.allow {
 		if c.Kind != sandbox.KindUnix {
 			continue
 		}
@@ -67,26 +107,23 @@ func (h *vacuumHost) serve(ctx context.Context, index int, v *Vacuum, authority 
 			return err
 		}
 	}
-	return h.apply(ctx)
+	return nil
 }
 
 // apply makes the rules those of the relay as it is now.
 func (h *vacuumHost) apply(ctx context.Context) error {
-	rules, err := h.relay.Rules(h.port)
+	rules, err := h.relay.Rules(relayPort)
 	if err != nil {
 		return err
 	}
 	return h.SetRules(ctx, rules)
 }
 
-// stream serves a listener inside. The first one decides the relay's port.
+// stream serves a listener inside.
 func (h *vacuumHost) stream(ctx context.Context, network, address string, serve func(context.Context, net.Listener) error) error {
 	l, err := h.Listen(ctx, network, address)
 	if err != nil {
 		return err
-	}
-	if a, ok := l.Addr().(*net.TCPAddr); ok && h.port == 0 {
-		h.port = uint16(a.Port)
 	}
 	h.wg.Go(func() { h.failed(serve(ctx, l)) })
 	return nil

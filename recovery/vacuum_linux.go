@@ -119,11 +119,13 @@ type Vacuum struct {
 	wg     sync.WaitGroup // of faults
 	close  []func() error // in this order, after the world is gone
 
+	// For https URLs; nil without any, for both take their time.
+	authority *sandbox.Authority
+	roots     *x509.CertPool
+
 	mu   sync.Mutex
 	errs []error // of what serves the world
 }
-
-const resolverAddress = "127.0.0.53:53"
 
 // Vacuum makes one. Close it after use; the end of this process ends it as well.
 func (s Site) Vacuum(ctx context.Context, o VacuumOptions) (_ *Vacuum, err error) {
@@ -138,49 +140,67 @@ func (s Site) Vacuum(ctx context.Context, o VacuumOptions) (_ *Vacuum, err error
 			err = errors.Join(err, closeErr)
 		}
 	}()
-	authority, err := sandbox.NewAuthority(s.now())
-	if err != nil {
-		return nil, err
+	if slices.ContainsFunc(o.Allow, func(c sandbox.Capability) bool { return c.TLS }) {
+		if v.authority, err = sandbox.NewAuthority(s.now()); err != nil {
+			return nil, err
+		}
+		v.roots = systemRoots()
 	}
 	so := sandbox.Options{Dark: o.Dark, Record: v.Record, Memory: o.Memory, CPUs: o.CPUs, Files: map[string][]byte{}}
 	if so.Layers, err = v.layers(ctx); err != nil {
 		return nil, err
 	}
-	v.prepare(&so, authority)
-	worlds, err := v.up(ctx, so)
-	if err != nil {
+	v.prepare(&so)
+	var all []*vacuumHost
+	for i := range max(1, o.Hosts) {
+		h, err := v.host(i)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, h)
+	}
+	if err := v.up(ctx, so, all); err != nil {
 		return nil, err
 	}
-	for _, w := range worlds {
-		v.hosts = append(v.hosts, &vacuumHost{World: w, failed: v.failed})
-		for _, said := range w.Warnings() {
+	for _, h := range v.hosts {
+		for _, said := range h.Warnings() {
 			s.Log.Warn(said)
 		}
-	}
-	for i, h := range v.hosts {
-		if err := h.serve(ctx, i, v, authority); err != nil {
+		if err := h.serve(ctx); err != nil {
 			return nil, err
 		}
 	}
 	return v, nil
 }
 
-// up makes the hosts.
-func (v *Vacuum) up(ctx context.Context, so sandbox.Options) ([]*sandbox.World, error) {
-	if v.o.Hosts <= 1 {
-		w, err := sandbox.Up(ctx, so)
-		return []*sandbox.World{w}, err
-	}
-	all := make([]sandbox.Options, v.o.Hosts)
-	for i := range all {
+// up makes the hosts' worlds.
+func (v *Vacuum) up(ctx context.Context, so sandbox.Options, hosts []*vacuumHost) (err error) {
+	all := make([]sandbox.Options, len(hosts))
+	for i, h := range hosts {
 		all[i] = so
+		all[i].Listen = h.listeners()
+		if all[i].Rules, err = h.relay.Rules(relayPort); err != nil {
+			return err
+		}
 	}
-	f, err := sandbox.UpFabric(ctx, all)
-	if err != nil {
-		return nil, err
+	var worlds []*sandbox.World
+	if len(hosts) > 1 {
+		if v.fabric, err = sandbox.UpFabric(ctx, all); err != nil {
+			return err
+		}
+		worlds = v.fabric.Hosts()
+	} else {
+		w, err := sandbox.Up(ctx, all[0])
+		if err != nil {
+			return err
+		}
+		worlds = append(worlds, w)
 	}
-	v.fabric = f
-	return f.Hosts(), nil
+	for i, h := range hosts {
+		h.World = worlds[i]
+	}
+	v.hosts = hosts
+	return nil
 }
 
 // Addresses are those of the hosts' eth0, IPv4, in their order.
@@ -231,8 +251,7 @@ func trustBundles() []string {
 }
 
 // prepare says what the capabilities need of the vacuum's files.
-func (v *Vacuum) prepare(so *sandbox.Options, authority *sandbox.Authority) {
-	https := false
+func (v *Vacuum) prepare(so *sandbox.Options) {
 	for _, path := range v.o.Show {
 		if len(so.Layers) > 0 || sandbox.StartsEmpty(path) {
 			so.Binds = append(so.Binds, path)
@@ -242,19 +261,17 @@ func (v *Vacuum) prepare(so *sandbox.Options, authority *sandbox.Authority) {
 		switch c.Kind {
 		case sandbox.KindFile:
 			so.Binds = append(so.Binds, c.Path)
-		case sandbox.KindHTTP:
-			https = https || c.TLS
-		case sandbox.KindUnix, sandbox.KindTCP, sandbox.KindUDP, sandbox.KindDNS, sandbox.KindLoopback:
+		case sandbox.KindHTTP, sandbox.KindUnix, sandbox.KindTCP, sandbox.KindUDP, sandbox.KindDNS, sandbox.KindLoopback:
 		}
 	}
-	if !https {
+	if v.authority == nil {
 		return
 	}
 	for _, path := range trustBundles() {
 		for _, root := range append(so.Layers, "/")[:max(len(so.Layers), 1)] {
 			b, err := os.ReadFile(filepath.Join(root, path))
 			if err == nil {
-				so.Files[path] = append(append(b, '\n'), authority.PEM()...)
+				so.Files[path] = append(append(b, '\n'), v.authority.PEM()...)
 				break
 			}
 		}
@@ -306,10 +323,8 @@ func (v *Vacuum) Close() (attempts []sandbox.Attempt, err error) {
 	unseen := map[string]bool{}
 	for _, h := range v.hosts {
 		errs = append(errs, h.close())
-		if h.relay != nil {
-			for _, label := range h.relay.NotEnforced() {
-				unseen[label] = true
-			}
+		for _, label := range h.relay.NotEnforced() {
+			unseen[label] = true
 		}
 	}
 	for _, c := range slices.Backward(v.close) {

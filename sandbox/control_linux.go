@@ -18,7 +18,7 @@ type message struct {
 	ID     int       `json:"id"`
 	Setup  *setup    `json:"setup,omitempty"`
 	Start  *start    `json:"start,omitempty"`
-	Listen *endpoint `json:"listen,omitempty"`
+	Listen *Place `json:"listen,omitempty"`
 	Rules  *ruleset  `json:"rules,omitempty"`
 	Join   *join     `json:"join,omitempty"` // to the process that holds a segment
 
@@ -42,6 +42,7 @@ type setup struct {
 	Address6 netip.Prefix      `json:"address6"`
 	Rules    ruleset           `json:"rules"`
 	Record   bool              `json:"record"`
+	Listen   []Place        `json:"listen"`
 	Segment  bool              `json:"segment"` // eth0 is there, and leads to the hosts of Rules.Peers
 }
 
@@ -55,8 +56,8 @@ type start struct {
 	Cols uint16   `json:"cols"`
 }
 
-// endpoint is what net.Listen takes.
-type endpoint struct {
+// Place is what net.Listen takes: see [World.Listen].
+type Place struct {
 	Network string `json:"network"`
 	Address string `json:"address"`
 }
@@ -64,7 +65,7 @@ type endpoint struct {
 const (
 	maxInline  = 32 << 10 // bytes of JSON in the packet itself; more travels in a memory file
 	maxMessage = 16 << 20
-	maxFiles   = 16 // descriptors with one message
+	maxFiles   = 2 + maxHosts + maxListen // descriptors with one message
 )
 
 // control is one end of the socket pair.

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxHosts is how many hosts a fabric may have: the descriptors that one of them
-// hands over when it starts must fit into one message.
+// maxHosts is how many hosts a fabric may have: each hands over a descriptor for
+// each other one when it starts, in one message.
 const maxHosts = 12
 
 // Fabric is several vacuums, the hosts, on one private segment. Programs of one

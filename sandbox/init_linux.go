@@ -117,7 +117,8 @@ func closeInherited() error {
 }
 
 // setUp builds the network and the root side by side. The descriptors are, with
-// a record, those of the packet log and of the system call listener.
+// a record, those of the packet log and of the system call listener; then those
+// that the setup asks for.
 func (w *world) setUp(s *setup) (watching []int, warnings []string, err error) {
 	if s.Hostname != "" {
 		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
@@ -174,6 +175,14 @@ func (w *world) setUp(s *setup) (watching []int, warnings []string, err error) {
 	w.thread = thread
 	if s.Record {
 		watching = append(watching, listener)
+	}
+	for _, e := range s.Listen {
+		fds, err := w.listen(e)
+		if err != nil {
+			closeAll(watching)
+			return nil, nil, fmt.Errorf("listening on %s inside: %w", e.Address, err)
+		}
+		watching = append(watching, fds...)
 	}
 	return watching, warnings, nil
 }
@@ -264,8 +273,8 @@ func (w *world) serve() error {
 }
 
 // listen opens a listener or packet socket inside.
-func (w *world) listen(e endpoint) ([]int, error) {
-	if e.Network == conntrackSocket {
+func (w *world) listen(e Place) ([]int, error) {
+	if e.Network == ConntrackPlace {
 		fd, err := OpenConntrack()
 		return []int{fd}, err
 	}

@@ -31,12 +31,19 @@ type Options struct {
 	Dark     Mode   // what happens to what no rule names: ModeDrop (also if empty), ModeRefuse or ModeWedge
 	Rules    []Rule
 	Record   *Record // nil: nothing is recorded
+	// Listen is opened before anything runs, for [World.Listen],
+	// [World.ListenPacket] and [World.Conntrack] to hand over without asking the
+	// vacuum again. Rules may so name a port from the beginning.
+	Listen []Place
 
 	Memory int64   // bytes that all programs inside may use; 0: no limit
 	CPUs   float64 // processors that they may use; 0: no limit
 }
 
-const maxHost = 200
+const (
+	maxHost   = 200
+	maxListen = 16 // of Options; more are opened later
+)
 
 const resolvConf = "nameserver 127.0.0.53\n"
 
@@ -86,6 +93,9 @@ func (o *Options) check() error {
 			return bad("%q is no clean absolute path below the root", p)
 		}
 	}
+	if len(o.Listen) > maxListen {
+		return bad("%d listeners; want at most %d", len(o.Listen), maxListen)
+	}
 	return checkRules(o.Rules)
 }
 
@@ -119,7 +129,7 @@ func StartsEmpty(path string) bool {
 func (w *World) setup() setup {
 	o := w.options
 	s := setup{
-		Layers: o.Layers, Binds: o.Binds, Hostname: o.Hostname, Groups: os.Geteuid() == 0, Record: o.Record != nil,
+		Layers: o.Layers, Binds: o.Binds, Hostname: o.Hostname, Groups: os.Geteuid() == 0, Record: o.Record != nil, Listen: o.Listen,
 		Files: map[string][]byte{"/etc/resolv.conf": []byte(resolvConf)}, Fresh: []string{"/root/.cache"},
 	}
 	for p, content := range o.Files {

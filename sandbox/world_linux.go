@@ -31,6 +31,7 @@ type World struct {
 	mu      sync.Mutex
 	nextID  int
 	pending map[int]chan answer
+	early   map[Place]*os.File // of Options.Listen, until somebody takes it
 	procs   map[int]*Process
 	closed  bool
 
@@ -62,7 +63,7 @@ func upIn(ctx context.Context, o Options, f *Fabric) (_ *World, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	w := &World{options: o, fabric: f, pending: map[int]chan answer{}, procs: map[int]*Process{}, down: make(chan struct{})}
+	w := &World{options: o, fabric: f, pending: map[int]chan answer{}, early: map[Place]*os.File{}, procs: map[int]*Process{}, down: make(chan struct{})}
 	name, err := cgroupName()
 	if err != nil {
 		return nil, err
@@ -99,12 +100,18 @@ func upIn(ctx context.Context, o Options, f *Fabric) (_ *World, err error) {
 		return nil, fmt.Errorf("%w: %w%s", ErrUnresolved, err, userNamespaceHint())
 	}
 	w.warnings = a.Warnings
+	n := 0 // descriptors to record from
 	if o.Record != nil {
-		n := len(a.fds)
-		if n != 2+len(w.rules.Peers) {
-			closeAll(a.fds)
-			return nil, fmt.Errorf("%w: %d descriptors to record from", ErrUnresolved, n)
-		}
+		n = 2 + len(w.rules.Peers)
+	}
+	if len(a.fds) != n+len(o.Listen) {
+		closeAll(a.fds)
+		return nil, fmt.Errorf("%w: %d descriptors came back; want %d", ErrUnresolved, len(a.fds), n+len(o.Listen))
+	}
+	for i, e := range o.Listen {
+		w.early[e] = os.NewFile(uintptr(a.fds[n+i]), e.Network+" "+e.Address)
+	}
+	if o.Record != nil {
 		w.watch(a.fds[0], a.fds[n-1])
 		w.watchPeers(a.fds[1 : n-1])
 	}
@@ -172,13 +179,13 @@ func (w *World) Listen(ctx context.Context, network, address string) (net.Listen
 	return l, nil
 }
 
-// conntrackSocket is a network in the place of net.Listen's.
-const conntrackSocket = "conntrack"
+// ConntrackPlace is what [World.Conntrack] opens.
+const ConntrackPlace = "conntrack"
 
 // Conntrack opens the vacuum's connection tracking, which knows what the
 // datagrams that a rule redirected were meant for.
 func (w *World) Conntrack(ctx context.Context) (*Conntrack, error) {
-	f, err := w.listen(ctx, conntrackSocket, "")
+	f, err := w.listen(ctx, ConntrackPlace, "")
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +207,15 @@ func (w *World) ListenPacket(ctx context.Context, network, address string) (net.
 }
 
 func (w *World) listen(ctx context.Context, network, address string) (*os.File, error) {
-	a, err := w.ask(ctx, message{Listen: &endpoint{network, address}})
+	e := Place{network, address}
+	w.mu.Lock()
+	f := w.early[e]
+	delete(w.early, e)
+	w.mu.Unlock()
+	if f != nil {
+		return f, nil
+	}
+	a, err := w.ask(ctx, message{Listen: &e})
 	if err == nil && len(a.fds) != 1 {
 		closeAll(a.fds)
 		err = errors.New("no descriptor")
@@ -234,6 +249,12 @@ func (w *World) Close() error {
 	}
 	_ = w.control.conn.Close()
 	<-w.down
+	w.mu.Lock()
+	for _, f := range w.early {
+		_ = f.Close()
+	}
+	w.early = nil
+	w.mu.Unlock()
 	if w.stop != nil {
 		w.stop()
 		w.watchers.Wait()
