@@ -15,12 +15,12 @@ import (
 // over a socket pair, one JSON object per packet. A request has one of the
 // pointers set; its answer has the same ID and an Error or a result.
 type message struct {
-	ID     int       `json:"id"`
-	Setup  *setup    `json:"setup,omitempty"`
-	Start  *start    `json:"start,omitempty"`
-	Listen *Place `json:"listen,omitempty"`
-	Rules  *ruleset  `json:"rules,omitempty"`
-	Join   *join     `json:"join,omitempty"` // to the process that holds a segment
+	ID     int      `json:"id"`
+	Setup  *setup   `json:"setup,omitempty"`
+	Start  *start   `json:"start,omitempty"`
+	Listen *Place   `json:"listen,omitempty"`
+	Rules  *ruleset `json:"rules,omitempty"`
+	Join   *join    `json:"join,omitempty"` // to the process that holds a segment
 
 	Exited   *int     `json:"exited,omitempty"` // the wait status of what Start with this ID started
 	Error    string   `json:"error,omitempty"`
@@ -42,7 +42,7 @@ type setup struct {
 	Address6 netip.Prefix      `json:"address6"`
 	Rules    ruleset           `json:"rules"`
 	Record   bool              `json:"record"`
-	Listen   []Place        `json:"listen"`
+	Listen   []Place           `json:"listen"`
 	Segment  bool              `json:"segment"` // eth0 is there, and leads to the hosts of Rules.Peers
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -116,6 +117,22 @@ func nflogConfigure(fd int, attrs []byte) error {
 	return nil
 }
 
+// waitForRoom returns when less than half of the packet log's buffer is taken, so
+// that a program that sends faster than its packets are read waits for its next
+// call. What it sends without one that is watched can still be too much.
+func waitForRoom(ctx context.Context, fd int) {
+	for {
+		// struct sk_meminfo: bytes taken, and the size of the buffer.
+		var m [9]uint32
+		size := uint32(len(m) * 4)
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO, uintptr(unsafe.Pointer(&m)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno != 0 || m[0] < m[1]/2 || ctx.Err() != nil {
+			return
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
 // errPacketsLost says that the kernel logged more than was read.
 var errPacketsLost = errors.New("the kernel dropped logged packets")
 
@@ -144,7 +161,7 @@ func watchPackets(ctx context.Context, fd int, seen func(Attempt)) error {
 		var n int
 		var got error
 		read := func(fd uintptr) bool {
-			n, _, got = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
+			n, got = unix.Read(int(fd), buf)
 			return got != unix.EAGAIN
 		}
 		if err := conn.Read(read); err != nil {

@@ -18,28 +18,40 @@ type process struct {
 	tid  int
 	tgid int // 0 until read
 	pid  int // as itself sees it
+
+	buf    []byte // what readProc read last
+	looked socketOf
 }
 
-const maxCommand = 4096 // bytes of a command line
+// socketOf is what the socket at a descriptor is; a call may send a thousand
+// messages by one.
+type socketOf struct {
+	fd, proto, typ int
+	known          bool
+}
 
 func (p *process) proc(name string) string {
 	return "/proc/" + strconv.Itoa(p.tid) + "/" + name
 }
 
-// readProc reads at most the first size bytes of a file of the process; an
-// unreadable one is empty.
-func (p *process) readProc(name string, size int) []byte {
+const maxProc = 4096 // bytes that are read of a file of a process, a command line among them
+
+// readProc reads the first bytes of a file of the process, which are there until
+// the next call; an unreadable one is empty.
+func (p *process) readProc(name string) []byte {
 	fd, err := unix.Open(p.proc(name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
 	defer unix.Close(fd)
-	b := make([]byte, size)
-	n, err := unix.Read(fd, b)
+	if p.buf == nil {
+		p.buf = make([]byte, maxProc)
+	}
+	n, err := unix.Read(fd, p.buf)
 	if err != nil {
 		return nil
 	}
-	return b[:n]
+	return p.buf[:n]
 }
 
 // ids reads the thread group and the process's own number for itself.
@@ -48,7 +60,7 @@ func (p *process) ids() {
 		return
 	}
 	p.tgid, p.pid = p.tid, p.tid
-	for l := range bytes.Lines(p.readProc("status", 4096)) {
+	for l := range bytes.Lines(p.readProc("status")) {
 		k, v, _ := strings.Cut(string(l), ":")
 		f := strings.Fields(v)
 		if len(f) == 0 {
@@ -69,10 +81,10 @@ func (p *process) identify() Attempt {
 	p.ids()
 	a := Attempt{PID: p.pid, HostPID: p.tgid}
 	a.Executable, _ = os.Readlink(p.proc("exe"))
-	for arg := range strings.SplitSeq(strings.TrimSuffix(string(p.readProc("cmdline", maxCommand)), "\x00"), "\x00") {
+	for arg := range strings.SplitSeq(strings.TrimSuffix(string(p.readProc("cmdline")), "\x00"), "\x00") {
 		a.Command = append(a.Command, arg)
 	}
-	a.Container = containerOf(string(p.readProc("cgroup", 4096)))
+	a.Container = containerOf(string(p.readProc("cgroup")))
 	return a
 }
 
@@ -94,6 +106,9 @@ func containerOf(cgroup string) string {
 
 // socket says which IP protocol and type a descriptor of the process has.
 func (p *process) socket(fd int) (proto, typ int, err error) {
+	if p.looked.known && p.looked.fd == fd {
+		return p.looked.proto, p.looked.typ, nil
+	}
 	p.ids()
 	pidfd, err := unix.PidfdOpen(p.tgid, 0)
 	if err != nil {
@@ -108,6 +123,7 @@ func (p *process) socket(fd int) (proto, typ int, err error) {
 	if proto, err = unix.GetsockoptInt(s, unix.SOL_SOCKET, unix.SO_PROTOCOL); err == nil {
 		typ, err = unix.GetsockoptInt(s, unix.SOL_SOCKET, unix.SO_TYPE)
 	}
+	p.looked = socketOf{fd, proto, typ, err == nil}
 	return proto, typ, err
 }
 

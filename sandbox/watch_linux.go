@@ -16,12 +16,22 @@ func (w *World) watch(nflog, listener int) {
 	w.stop = cancel
 	r := w.options.Record
 	shared := devicesBelow(w.options.Binds)
+	log, err := unix.FcntlInt(uintptr(nflog), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		r.Lost(FromPacket, err.Error())
+	}
+	reading, read := context.WithCancel(ctx)
 	w.watchers.Go(func() {
-		if err := watch(ctx, listener, func(a Attempt) { w.seen(w.throughBind(a, shared)) }); err != nil {
+		defer unix.Close(log)
+		if err := watch(ctx, listener, func(a Attempt) {
+			w.seen(w.throughBind(a, shared))
+			waitForRoom(reading, log)
+		}); err != nil {
 			r.Lost(FromSyscall, err.Error())
 		}
 	})
 	w.watchers.Go(func() {
+		defer read()
 		if err := watchPackets(ctx, nflog, w.seen); err != nil {
 			r.Lost(FromPacket, err.Error())
 		}
