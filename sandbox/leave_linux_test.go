@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,19 +18,21 @@ import (
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
+// TestManyAtOnce starts a hundred vacuums at the same time, each with a program
+// that tries something, and looks at what they take.
 func TestManyAtOnce(t *testing.T) {
-	const n = 20
+	const n, most = 100, 20 << 10 // kB
 	var wg sync.WaitGroup
 	worlds := make([]*World, n)
 	for i := range n {
 		wg.Go(func() {
-			w, err := Up(t.Context(), Options{Host: i})
+			w, err := Up(t.Context(), Options{Host: i, Record: NewRecord(nil)})
 			if err != nil {
 				t.Errorf("Up() of vacuum %d = %v; want nil", i, err)
 				return
 			}
 			worlds[i] = w
-			p, err := w.Spawn(t.Context(), Cmd{Args: []string{"sh", "-c", fmt.Sprintf("exit %d", i)}})
+			p, err := w.Spawn(t.Context(), Cmd{Args: []string{"bash", "-c", fmt.Sprintf("echo >/dev/udp/10.0.0.%d/9; exit %[1]d", i)}})
 			if err != nil {
 				t.Errorf("Spawn() in vacuum %d = %v; want nil", i, err)
 				return
@@ -40,6 +43,7 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	ours, theirs := own(t, os.Getpid()), 0
 	seen := map[string]bool{}
 	for _, w := range worlds {
 		if w == nil {
@@ -50,17 +54,14 @@ func TestManyAtOnce(t *testing.T) {
 			t.Errorf("network namespace %q, %v; want one of its own", ns, err)
 		}
 		seen[ns] = true
-		if b, err := os.ReadFile("/proc/" + itoa(w.PID()) + "/status"); err == nil {
-			for l := range strings.Lines(string(b)) {
-				if v, ok := strings.CutPrefix(l, "RssAnon:"); ok {
-					if kb, _ := strconv.Atoi(strings.Fields(v)[0]); kb > 20<<10 {
-						t.Errorf("the first process takes %d kB beside the program's text; want at most 20 MiB", kb)
-					}
-				}
-			}
+		kb := own(t, w.PID())
+		theirs += kb
+		if kb+ours/n > most {
+			t.Errorf("a vacuum takes %d kB, and its supervisor %d, beside the program's text; want at most %d together", kb, ours/n, most)
 		}
 	}
-	for _, w := range worlds {
+	t.Logf("each vacuum takes %d kB and its part of the supervisor %d, beside the program's text", theirs/n, ours/n)
+	for i, w := range worlds {
 		wg.Go(func() {
 			if w == nil {
 				return
@@ -71,9 +72,39 @@ func TestManyAtOnce(t *testing.T) {
 			if err := syscall.Kill(w.PID(), 0); !errors.Is(err, syscall.ESRCH) {
 				t.Errorf("process %d after Close(): %v; want none", w.PID(), err)
 			}
+			r := w.options.Record
+			if err := r.Complete(); err != nil {
+				t.Errorf("Complete() of vacuum %d = %v; want nil", i, err)
+			}
+			want := fmt.Sprintf("10.0.0.%d:9", i)
+			got := slices.DeleteFunc(r.Attempts(), func(a Attempt) bool { return a.Proto != "udp" })
+			if len(got) != 1 || got[0].Destination != want || got[0].Verdict != Blocked || got[0].Count != 1 {
+				t.Errorf("vacuum %d recorded %+v; want one blocked attempt at %s", i, got, want)
+			}
 		})
 	}
 	wg.Wait()
+}
+
+// own is the memory of a process beside what it shares with the file it was
+// started from, in kB.
+func own(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/" + itoa(pid) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for l := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(l, "RssAnon:"); ok {
+			kb, err := strconv.Atoi(strings.Fields(v)[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kb
+		}
+	}
+	t.Fatalf("process %d has no memory", pid)
+	return 0
 }
 
 // TestKilledSupervisor is also the supervisor that is killed.
