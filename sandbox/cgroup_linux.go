@@ -86,17 +86,31 @@ func removeCgroups(dir string) error {
 	return os.Remove(dir)
 }
 
+// cgroupParents are the directories of all vacuums that may be there, in every
+// hierarchy.
+func cgroupParents() ([]string, error) {
+	const root = "/sys/fs/cgroup"
+	all := []string{filepath.Join(root, cgroupParent)}
+	hierarchies, err := os.ReadDir(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("looking for cgroups: %w", err)
+	}
+	for _, h := range hierarchies {
+		if h.IsDir() {
+			all = append(all, filepath.Join(root, h.Name(), cgroupParent))
+		}
+	}
+	return all, nil
+}
+
 // removeParents removes the directories of all vacuums where there is none.
 func removeParents() error {
-	var errs []error
-	for _, pattern := range []string{"/sys/fs/cgroup/" + cgroupParent, "/sys/fs/cgroup/*/" + cgroupParent} {
-		dirs, err := filepath.Glob(pattern)
-		errs = append(errs, err)
-		for _, d := range dirs {
-			err := os.Remove(d)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
-				errs = append(errs, fmt.Errorf("removing the vacuums' cgroup: %w", err))
-			}
+	parents, err := cgroupParents()
+	errs := []error{err}
+	for _, d := range parents {
+		err := unix.Rmdir(d)
+		if err != nil && err != unix.ENOENT && err != unix.EBUSY && err != unix.ENOTEMPTY {
+			errs = append(errs, fmt.Errorf("removing the vacuums' cgroup %s: %w", d, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -117,40 +131,53 @@ func startTime(pid int) (string, error) {
 }
 
 // Sweep removes what supervisors left that were killed: their cgroups, for the
-// kernel has removed the rest. It returns the directories it removed.
+// kernel has removed the rest. It returns the directories it removed. One that
+// cannot be removed, for a guarded process is still in it, is an error and keeps
+// none of the others.
 func Sweep() (removed []string, err error) {
-	var dirs []string
-	for _, pattern := range []string{"/sys/fs/cgroup/" + cgroupParent + "/*", "/sys/fs/cgroup/*/" + cgroupParent + "/*"} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			return nil, fmt.Errorf("looking for cgroups: %w", err)
-		}
-		dirs = append(dirs, found...)
+	parents, err := cgroupParents()
+	if err != nil {
+		return nil, err
 	}
 	var errs []error
-	for _, d := range dirs {
-		parts := strings.Split(filepath.Base(d), ".")
-		pid, err := strconv.Atoi(parts[0])
-		st, statErr := os.Stat(d)
-		if err != nil || len(parts) != 3 || statErr != nil || !st.IsDir() {
-			continue
+	for _, parent := range parents {
+		left, err := os.ReadDir(parent)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("looking for cgroups: %w", err))
 		}
-		began, err := startTime(pid)
-		if err == nil && began == parts[1] {
-			continue
+		for _, d := range left {
+			dead, err := ofDead(d)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			if !dead {
+				continue
+			}
+			dir := filepath.Join(parent, d.Name())
+			switch err := removeCgroups(dir); {
+			case err == nil:
+				removed = append(removed, dir)
+			case !errors.Is(err, fs.ErrNotExist): // else somebody was quicker
+				errs = append(errs, fmt.Errorf("removing %s, which was left: %w", dir, err))
+			}
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, err)
-			continue
-		}
-		if err := removeCgroups(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("removing a cgroup that was left: %w", err))
-			continue
-		}
-		removed = append(removed, d)
 	}
 	if len(removed) > 0 {
 		errs = append(errs, removeParents())
 	}
 	return removed, errors.Join(errs...)
+}
+
+// ofDead says that a cgroup is a vacuum's whose supervisor is gone.
+func ofDead(d fs.DirEntry) (bool, error) {
+	parts := strings.Split(d.Name(), ".")
+	pid, err := strconv.Atoi(parts[0])
+	if err != nil || len(parts) != 3 || !d.IsDir() {
+		return false, nil
+	}
+	began, err := startTime(pid)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return true, nil
+	}
+	return err == nil && began != parts[1], err
 }
