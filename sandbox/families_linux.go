@@ -24,49 +24,9 @@ func (c call) refusal() unix.Errno {
 	return unix.EAFNOSUPPORT
 }
 
-// startRecorded makes the thread that starts commands when there is a record.
-// The watcher refuses the families (see refusal), and so they are in the record.
-func startRecorded() (*watchedThread, int, error) {
-	t, listener, err := startWatched()
-	if err != nil {
-		return nil, -1, err
-	}
-	t.do(func() {
-		if err = refuse(false); err == nil {
-			err = dropCapabilities()
-		}
-	})
-	if err != nil {
-		t.close()
-		_ = unix.Close(listener)
-		return nil, -1, err
-	}
-	return t, listener, nil
-}
-
-// dropCapabilities leaves what this thread starts with no more than kept.
-func dropCapabilities() error {
-	for c := uintptr(0); c < 64; c++ {
-		if slices.Contains(kept[:], c) {
-			continue
-		}
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL {
-			return nil // the kernel's last one was before
-		} else if err != nil {
-			return fmt.Errorf("dropping capability %d: %w", c, err)
-		}
-	}
-	return nil
-}
-
-// refuseFamilies puts this thread, and what it starts, under a filter: sockets of
-// families that know no network namespaces (vsock among them) cannot be made, nor
-// rings that would make them unseen. It is for runs without a record: its
-// refusal would come before the report of notifyFilter.
-func refuseFamilies() error { return refuse(true) }
-
-// refuse refuses rings, what makes a socket without saying its family in a
-// register, and, if asked, the families.
+// refuse puts this thread, and what it starts, under a filter that refuses rings,
+// what makes a socket without saying its family in a register, and, if asked, the
+// families that know no network namespaces.
 func refuse(others bool) error {
 	const (
 		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS

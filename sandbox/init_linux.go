@@ -48,7 +48,7 @@ func Init() {
 // world is the vacuum as its first process sees it.
 type world struct {
 	control control
-	thread  *watchedThread // starts the commands
+	thread  *startingThread // starts the commands
 	wedges  []net.Listener
 	rules   ruleset
 
@@ -161,13 +161,7 @@ func (w *world) setUp(s *setup) (watching []int, warnings []string, err error) {
 			watching = append(watching, log)
 		}
 	}
-	var thread *watchedThread
-	listener := -1
-	if s.Record {
-		thread, listener, err = startRecorded()
-	} else {
-		thread, _, err = startConfined(false)
-	}
+	thread, listener, err := startConfined(s.Record)
 	if err != nil {
 		closeAll(watching)
 		return nil, nil, err

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 	"unsafe"
 
@@ -102,7 +101,7 @@ func notifyFilter() []unix.SockFilter {
 // The caller must not connect or send anything on that thread: it would wait
 // for a supervisor that has no listener yet. Let another goroutine pass the
 // descriptor on; the descriptor table is shared, the filter is not.
-// [startWatched] does all this.
+// [startThread] does all this.
 //
 // Without CAP_SYS_ADMIN over the thread's user namespace it sets no_new_privs,
 // as seccomp(2) asks. EBUSY means that the process tree has a listener already.
@@ -133,51 +132,3 @@ func installNotify() (fd int, err error) {
 	}
 	return fd, nil
 }
-
-// watchedThread is a thread under the filter; what it starts is watched.
-type watchedThread struct{ work chan func() }
-
-// startWatched makes a thread under the filter and returns it with the
-// listener's descriptor. The thread ends with close.
-func startWatched() (*watchedThread, int, error) {
-	t := &watchedThread{work: make(chan func())}
-	type result struct {
-		fd  int
-		err error
-	}
-	ready := make(chan result)
-	var run func()
-	run = func() {
-		runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
-		if unix.Gettid() == os.Getpid() {
-			// The runtime keeps a process's first thread for ever; while it is
-			// held here, the next goroutine gets another one.
-			handed := make(chan struct{})
-			go func() { close(handed); run() }()
-			<-handed
-			runtime.UnlockOSThread()
-			return
-		}
-		fd, err := installNotify()
-		ready <- result{fd, err}
-		if err != nil {
-			return
-		}
-		for f := range t.work {
-			f()
-		}
-	}
-	go run()
-	r := <-ready
-	return t, r.fd, r.err
-}
-
-// do runs f on the thread and waits for it. f may start processes; it must not
-// connect or send.
-func (t *watchedThread) do(f func()) {
-	done := make(chan struct{})
-	t.work <- func() { defer close(done); f() }
-	<-done
-}
-
-func (t *watchedThread) close() { close(t.work) }

@@ -14,6 +14,15 @@ import (
 	"time"
 )
 
+// startWatched makes a thread whose programs are watched, and not confined.
+func startWatched() (t *startingThread, listener int, err error) {
+	t, err = startThread(func() (err error) {
+		listener, err = installNotify()
+		return err
+	})
+	return t, listener, err
+}
+
 // underWatch runs a command in a network namespace of its own, under the
 // filter, and returns its output and every observation.
 func underWatch(t *testing.T, cmd *exec.Cmd) (string, []Attempt) {

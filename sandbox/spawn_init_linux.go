@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,43 +22,34 @@ var kept = [...]uintptr{
 	unix.CAP_SYS_NICE, unix.CAP_LEASE, unix.CAP_AUDIT_WRITE, unix.CAP_SETFCAP,
 }
 
-// startConfined makes the thread that starts commands: what it starts is
-// watched, if there is a record, and has no more capabilities than kept.
-func startConfined(record bool) (*watchedThread, int, error) {
-	var t *watchedThread
-	listener := -1
-	var err error
-	if record {
-		if t, listener, err = startWatched(); err != nil {
-			return nil, -1, err
-		}
-	} else {
-		t = &watchedThread{work: make(chan func())}
-		go func() {
-			runtime.LockOSThread()
-			for f := range t.work {
-				f()
+// startConfined makes the thread that starts commands: what it starts has no more
+// capabilities than kept, makes no socket that leads around the vacuum, and no
+// ring that would make it unseen. With a record it is watched, and the watcher
+// refuses the families (see refusal), so that they are in the record: a filter's
+// refusal would come before the report. The listener is -1 without.
+func startConfined(record bool) (t *startingThread, listener int, err error) {
+	listener = -1
+	t, err = startThread(func() (err error) {
+		if record {
+			if listener, err = installNotify(); err != nil {
+				return err
 			}
-		}()
+		}
+		if err := refuse(!record); err != nil {
+			return err
+		}
+		return dropCapabilities()
+	})
+	if err != nil && listener >= 0 {
+		_ = unix.Close(listener)
 	}
-	t.do(func() { err = confine() })
-	if err != nil {
-		t.close()
-		return nil, -1, err
-	}
-	return t, listener, nil
+	return t, listener, err
 }
 
-func confine() error {
-	if err := refuseFamilies(); err != nil {
-		return err
-	}
-	keep := map[uintptr]bool{}
-	for _, c := range kept {
-		keep[c] = true
-	}
+// dropCapabilities leaves what this thread starts with no more than kept.
+func dropCapabilities() error {
 	for c := uintptr(0); c < 64; c++ {
-		if keep[c] {
+		if slices.Contains(kept[:], c) {
 			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL {
@@ -68,6 +60,50 @@ func confine() error {
 	}
 	return nil
 }
+
+// startingThread is a thread that starts processes, which are under what it has
+// put itself under.
+type startingThread struct{ work chan func() }
+
+// startThread makes one that is not the process's first, and has prepared itself.
+// It ends with close.
+func startThread(prepare func() error) (*startingThread, error) {
+	t := &startingThread{work: make(chan func())}
+	ready := make(chan error)
+	var run func()
+	run = func() {
+		runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
+		if unix.Gettid() == os.Getpid() {
+			// The runtime keeps a process's first thread for ever; while it is
+			// held here, the next goroutine gets another one.
+			handed := make(chan struct{})
+			go func() { close(handed); run() }()
+			<-handed
+			runtime.UnlockOSThread()
+			return
+		}
+		err := prepare()
+		ready <- err
+		if err != nil {
+			return
+		}
+		for f := range t.work {
+			f()
+		}
+	}
+	go run()
+	return t, <-ready
+}
+
+// do runs f on the thread and waits for it. f may start processes; where they are
+// watched, it must not connect or send.
+func (t *startingThread) do(f func()) {
+	done := make(chan struct{})
+	t.work <- func() { defer close(done); f() }
+	<-done
+}
+
+func (t *startingThread) close() { close(t.work) }
 
 // start runs a command with the descriptors as its standard input, output and
 // error, or with a terminal, and answers the request: a process descriptor, and
