@@ -80,7 +80,7 @@ func callEscapes() []escape {
 		escape{name: "TCP, 32 bits", line: "attempt int80-tcp 127.0.0.1 $TCP $TOKEN", control: "tcp", proto: "tcp"},
 		escape{name: "TCP to IPv6, 32 bits", line: "attempt int80-tcp ::1 $TCP $TOKEN", control: "tcp", proto: "tcp"},
 		escape{name: "UDP, 32 bits", line: "attempt int80-udp 127.0.0.1 $UDP $TOKEN", control: "udp", proto: "udp"},
-		escape{name: "socketcall: socket", line: "attempt socketcall-socket 127.0.0.1 $TCP $TOKEN", control: "tcp", says: "socket: Function not implemented"},
+		escape{name: "socketcall: socket", line: "attempt socketcall-socket 127.0.0.1 $TCP $TOKEN", control: "tcp", says: "socket: Function not implemented", proto: "family-2"},
 		escape{name: "socketcall: connect", line: "attempt socketcall-tcp 127.0.0.1 $TCP $TOKEN", control: "tcp", proto: "tcp"},
 		escape{name: "socketcall: sendto", line: "attempt socketcall-udp 127.0.0.1 $UDP $TOKEN", control: "udp", proto: "udp"},
 		// Debian's kernels know x32 only when told at boot.

@@ -16,18 +16,20 @@ var families = [...]uint32{afUnix, afInet, afInet6, afNetlink, afPacket}
 
 // refusal is what a call that was seen ends with, in place of going on: 0 for
 // most. The family stands in a register, so that the program cannot change it
-// while it is looked at.
+// while it is looked at; where it does not, nothing is made.
 func (c call) refusal() unix.Errno {
-	if c.nr != c.abi.socket || slices.Contains(families[:], uint32(c.args[0])) {
-		return 0
+	switch {
+	case c.nr == c.abi.socketcall && c.nr != noCall && uint32(c.args[0]) == callSocket:
+		return unix.ENOSYS
+	case c.nr == c.abi.socket && !slices.Contains(families[:], uint32(c.args[0])):
+		return unix.EAFNOSUPPORT
 	}
-	return unix.EAFNOSUPPORT
+	return 0
 }
 
 // refuse puts this thread, and what it starts, under a filter that refuses rings,
-// what makes a socket without saying its family in a register, and, if asked, the
-// families that know no network namespaces.
-func refuse(others bool) error {
+// and what a watcher would refuse (see refusal) unless there is one.
+func refuse(watched bool) error {
 	const (
 		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		jeq   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
@@ -44,7 +46,7 @@ func refuse(others bool) error {
 		for _, nr := range ioUring {
 			body = append(body, unix.SockFilter{Code: jeq, K: nr, Jf: 1}, unix.SockFilter{Code: ret, K: errno | uint32(unix.ENOSYS)})
 		}
-		if a.socketcall != noCall {
+		if a.socketcall != noCall && !watched {
 			// Its arguments stand in memory, where a filter cannot look, and where a
 			// program could change them under a watcher's eyes. 32-bit C libraries
 			// that were built for kernels before 4.3 make all their sockets so.
@@ -54,7 +56,7 @@ func refuse(others bool) error {
 				unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW},
 				unix.SockFilter{Code: ret, K: errno | uint32(unix.ENOSYS)})
 		}
-		if others {
+		if !watched {
 			body = append(body, unix.SockFilter{Code: jeq, K: a.socket, Jf: uint8(2 + len(families))}, unix.SockFilter{Code: load, K: offArgs})
 			for i, f := range families {
 				body = append(body, unix.SockFilter{Code: jeq, K: f, Jt: uint8(len(families) - i)})

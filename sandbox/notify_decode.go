@@ -131,11 +131,12 @@ type call struct {
 // target is where a call sends to: a descriptor and an address, or for socket
 // the family alone.
 type target struct {
-	fd     int32
-	addr   []byte
-	send   bool
-	socket bool
-	family int // socket
+	fd       int32
+	addr     []byte
+	send     bool
+	socket   bool
+	family   int  // socket
+	indirect bool // socket: by socketcall
 }
 
 var errOtherCall = errors.New("not a call the filter reports")
@@ -178,7 +179,7 @@ func (c call) targets(read func(addr uint64, b []byte) error) ([]target, error) 
 	}
 	switch nr {
 	case c.abi.socket:
-		return []target{{socket: true, family: int(int32(args[0]))}}, nil
+		return []target{{socket: true, family: int(int32(args[0])), indirect: nr != c.nr}}, nil
 	case c.abi.connect:
 		return address(args[1], args[2], false)
 	case c.abi.sendto:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"time"
 	"unsafe"
@@ -198,8 +197,9 @@ func (p *process) attempt(t target) (Attempt, bool) {
 			a = Attempt{Proto: protoPacket, Destination: "socket", Verdict: Blocked}
 		case t.family == afVsock:
 			a.Proto = protoVsock
-		case slices.Contains(families[:], uint32(t.family)):
-			return Attempt{}, false // by socketcall, at whose arguments no filter looks
+		}
+		if t.indirect {
+			a.Outcome, a.Detail = Refused, "made by socketcall(2), which no filter can look into"
 		}
 		return a, true
 	}

@@ -185,7 +185,8 @@ static struct sockaddr_in at(const char *ip, int port) {
 }
 int main(void) {
 	struct sockaddr_in a = at("10.3.2.1", 3201), b = at("10.3.2.2", 3202), c = at("10.3.2.3", 3203), d = at("10.3.2.4", 3204);
-	int s = socket(AF_INET, SOCK_DGRAM, 0), u = socket(AF_INET, SOCK_DGRAM, 0);
+	/* not by the C library, which may use socketcall */
+	int s = syscall(SYS_socket, AF_INET, SOCK_DGRAM, 0), u = syscall(SYS_socket, AF_INET, SOCK_DGRAM, 0);
 	struct iovec v = {"x", 1};
 	struct msghdr m = {.msg_name = &b, .msg_namelen = sizeof b, .msg_iov = &v, .msg_iovlen = 1};
 	connect(s, (void*)&a, sizeof a);
@@ -195,6 +196,9 @@ int main(void) {
 	unsigned long args[6] = {u, (unsigned long)"x", 1, 0, (unsigned long)&d, sizeof d};
 	int r = -1; /* socketcall(SYS_SENDTO) */
 	__asm__ volatile("int $0x80" : "=a"(r) : "a"(102), "b"(11), "c"(args) : "memory");
+	unsigned long make[3] = {AF_INET6, SOCK_DGRAM, 0};
+	__asm__ volatile("int $0x80" : "=a"(r) : "a"(102), "b"(1), "c"(make) : "memory");
+	printf("socketcall %d\n", r);
 #else
 	errno = 0;
 	long r = syscall(0x40000000 + 41, AF_INET, SOCK_DGRAM, 0);
@@ -220,6 +224,9 @@ func TestWatch32(t *testing.T) {
 	out, seen := underWatch(t, exec.Command(compile(t, smallC, "-m32", "-static")))
 	for _, w := range []string{"10.3.2.1:3201", "10.3.2.2:3202", "10.3.2.3:3203", "10.3.2.4:3204"} {
 		wantLine(t, out, seen, "udp", w)
+	}
+	if a := wantLine(t, out, seen, "family-10", "socket"); a.Verdict != Blocked || a.Outcome != Refused || !strings.Contains(out, "socketcall -38") {
+		t.Errorf("a socket by socketcall printed %q and was recorded as %+v; want ENOSYS, refused", out, a)
 	}
 }
 

@@ -25,7 +25,7 @@ var kept = [...]uintptr{
 // startConfined makes the thread that starts commands: what it starts has no more
 // capabilities than kept, makes no socket that leads around the vacuum, and no
 // ring that would make it unseen. With a record it is watched, and the watcher
-// refuses the families (see refusal), so that they are in the record: a filter's
+// refuses sockets (see refusal), so that they are in the record: a filter's
 // refusal would come before the report. The listener is -1 without.
 func startConfined(record bool) (t *startingThread, listener int, err error) {
 	listener = -1
@@ -35,7 +35,7 @@ func startConfined(record bool) (t *startingThread, listener int, err error) {
 				return err
 			}
 		}
-		if err := refuse(!record); err != nil {
+		if err := refuse(record); err != nil {
 			return err
 		}
 		return dropCapabilities()
