@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
@@ -154,7 +155,7 @@ func Sweep() (removed []string, err error) {
 				continue
 			}
 			dir := filepath.Join(parent, d.Name())
-			switch err := removeCgroups(dir); {
+			switch err := removeSoon(dir); {
 			case err == nil:
 				removed = append(removed, dir)
 			case !errors.Is(err, fs.ErrNotExist): // else somebody was quicker
@@ -166,6 +167,16 @@ func Sweep() (removed []string, err error) {
 		errs = append(errs, removeParents())
 	}
 	return removed, errors.Join(errs...)
+}
+
+// removeSoon removes a cgroup as soon as the kernel lets it: a vacuum's processes
+// take a moment to die after its supervisor.
+func removeSoon(dir string) error {
+	for deadline := time.Now().Add(250 * time.Millisecond); ; time.Sleep(5 * time.Millisecond) {
+		if err := removeCgroups(dir); !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // ofDead says that a cgroup is a vacuum's whose supervisor is gone.
