@@ -33,6 +33,7 @@ func (b *Builder) Build() (*Set, error) {
 	}
 	s.table, s.nodes, s.Warnings = b.table, b.nodes, b.warn
 	s.sortNSEC()
+	s.sortNSEC3()
 	*b = Builder{}
 	return s, nil
 }
@@ -142,29 +143,35 @@ func (b *Builder) settle() {
 	}
 }
 
-// delegate marks the delegations of full zones and what is below them.
+// delegate marks the delegations of full zones, the names with DNAME records, and what is below either.
 func (b *Builder) delegate() {
 	for i := range uint32(len(b.nodes)) {
 		n := &b.nodes[i]
-		if n.zone == 0 || n.flags&isApex != 0 || b.name(i)[1] == '*' {
+		if name := b.name(i); name[0] == 1 && name[1] == '*' {
 			continue
 		}
 		b.each(i, func(r raw) bool {
-			if r.typ != dns.TypeNS || r.zone != n.zone {
-				return true
+			switch {
+			case r.typ == dns.TypeNS && r.zone == n.zone && n.zone != 0 && n.flags&isApex == 0:
+				n.flags |= isCut
+				b.zones[n.zone].cuts = true
+			case r.typ == dns.TypeDNAME && (r.zone == n.zone || n.zone == 0):
+				n.flags |= isDNAME
+				b.zones[n.zone].cuts = true
 			}
-			n.flags |= isCut
-			b.zones[n.zone].cuts = true
-			return false
+			return true
 		})
+		if n.flags&isCut != 0 {
+			n.flags &^= isDNAME // that would be for the servers it is delegated to
+		}
 	}
 	for i := range uint32(len(b.nodes)) {
 		n := &b.nodes[i]
-		if !b.zones[n.zone].cuts || n.flags&isApex != 0 {
+		if n.zone == 0 || !b.zones[n.zone].cuts || n.flags&isApex != 0 {
 			continue
 		}
-		for name := parent(b.name(i)); len(name) > len(b.zones[n.zone].apex); name = parent(name) {
-			if j, ok := b.find(name); ok && b.nodes[j].flags&isCut != 0 {
+		for name := parent(b.name(i)); len(name) >= len(b.zones[n.zone].apex); name = parent(name) {
+			if j, ok := b.find(name); ok && b.nodes[j].flags&(isCut|isDNAME) != 0 {
 				n.flags |= isOccluded
 				break
 			}

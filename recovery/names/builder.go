@@ -42,6 +42,8 @@ const (
 	isOccluded             // below a delegation: glue at best
 	hasWild                // has a child named *
 	hasPTR                 // the data has a PTR record here
+	isDNAME                // what is below it is elsewhere (RFC 6672)
+	isProof                // holds NSEC3 records alone: no name that can be asked for (RFC 5155, section 7.2.8)
 )
 
 type zone struct {
@@ -49,7 +51,7 @@ type zone struct {
 	soa      []byte // the SOA record as in an RRset, with the TTL of negative answers
 	partial  bool
 	observed time.Time
-	cuts     bool // there are delegations
+	cuts     bool // there are delegations or DNAME records
 }
 
 // NewBuilder returns an empty Builder.

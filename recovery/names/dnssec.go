@@ -9,8 +9,7 @@ import (
 )
 
 // sortNSEC keeps the names of a signed zone that have NSEC records in canonical order, for proofs of what is not
-// there. Signatures and proofs are passed on as they are in the data; nothing is signed or validated here, and NSEC3
-// is not looked into.
+// there. Signatures and proofs are passed on as they are in the data; nothing is signed or validated here.
 func (s *Set) sortNSEC() {
 	for i := range s.nodes {
 		n := &s.nodes[i]
@@ -78,14 +77,19 @@ func (s *Set) prove(zone uint32, name []byte, w *reply, already *node) *node {
 	if n == nil || n == already {
 		return already
 	}
+	s.attach(n, dns.TypeNSEC, w)
+	return n
+}
+
+// attach writes a node's records of a type and their signatures into the authority section.
+func (s *Set) attach(n *node, typ uint16, w *reply) {
 	own, _ := s.entry(n)
 	at := w.n
-	for _, covered := range [...]uint16{0, dns.TypeNSEC} {
-		typ := dns.TypeNSEC
-		if covered != 0 {
-			typ = dns.TypeRRSIG
+	for i := range 2 {
+		set, wire := s.set(n, typ, 0)
+		if i == 1 {
+			set, wire = s.set(n, dns.TypeRRSIG, typ)
 		}
-		set, wire := s.set(n, typ, covered)
 		for len(wire) > 0 {
 			size := 12 + int(binary.BigEndian.Uint16(wire[10:]))
 			if w.n == at {
@@ -96,7 +100,6 @@ func (s *Set) prove(zone uint32, name []byte, w *reply, already *node) *node {
 			wire = wire[size:]
 		}
 	}
-	return n
 }
 
 // putNamed copies one record with its owner's name in full.
@@ -113,10 +116,17 @@ func (w *reply) putNamed(name, wire []byte, count *uint16) {
 // proofs writes what proves a negative answer, or an answer from a wildcard, to a client that wants to know (RFC 4035,
 // section 3.1.3).
 func (s *Set) proofs(out outcome, n, encloser *node, name []byte, q *query, w *reply) {
-	if s.nsec == nil || encloser == nil || encloser.zone == 0 {
+	if encloser == nil || encloser.zone == 0 {
 		return
 	}
 	zone := encloser.zone
+	if h := s.nsec3[zone]; h != nil {
+		s.proofs3(h, out, n, encloser, name, q, w)
+		return
+	}
+	if s.nsec == nil {
+		return
+	}
 	var done *node
 	if out == noData {
 		own, _ := s.entry(n)

@@ -39,7 +39,7 @@ ns.sub A 198.51.100.53
 func TestFreeze(t *testing.T) {
 	t.Parallel()
 	other := strings.ReplaceAll(frozenZone, "198.51.100.3", "198.51.100.33")
-	bind, knot := startNamed(t, frozenZone), startKnot(t, other)
+	bind, knot := startNamed(t, frozenZone), startKnot(t, other, false)
 	silent := evil(t, func(*dns.Msg) [][]byte { return nil })
 	list := []string{"example.com", "WWW.example.com", "_ldap._tcp.example.com.", "svc.example.com", "absent.example.com", "x.any.example.com"}
 	now := time.Date(2026, 3, 1, 12, 0, 0, 5, time.UTC)
@@ -139,7 +139,7 @@ func TestTransfer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, at := range map[string]netip.AddrPort{"BIND": startNamed(t, frozenZone), "Knot": startKnot(t, frozenZone)} {
+	for name, at := range map[string]netip.AddrPort{"BIND": startNamed(t, frozenZone), "Knot": startKnot(t, frozenZone, false)} {
 		t.Run(name, func(t *testing.T) {
 			records, err := Transfer(t.Context(), "example.com", at, &key)
 			if err != nil {

@@ -96,11 +96,10 @@ func (s *Server) standIn(set *Set, j *worker, buf []byte, err error) verdict {
 	q, w := &j.q, &j.w
 	out, from := s.local(set, q, w, buf, 6+reasonSize)
 	reason := reason(err)
-	switch out {
-	case positive, noData, noName:
-		rcode, code := dns.RcodeSuccess, dns.ExtendedErrorCodeStaleAnswer
+	if out != unknown && out != referral {
+		rcode, code := out.rcode(), dns.ExtendedErrorCodeStaleAnswer
 		if out == noName {
-			rcode, code = dns.RcodeNameError, dns.ExtendedErrorCodeStaleNXDOMAINAnswer
+			code = dns.ExtendedErrorCodeStaleNXDOMAINAnswer
 		}
 		if from == fromData {
 			from = fromFrozen
@@ -110,7 +109,6 @@ func (s *Server) standIn(set *Set, j *worker, buf []byte, err error) verdict {
 		text := fmt.Sprintf("frozen%s; %s", set.age(q.asked(), time.Now()), reason)
 		n := w.finish(q, rcode, true, extendedError{code, text[:min(len(text), reasonSize)], true})
 		return verdict{n: n, rcode: rcode, from: from}
-	case unknown, referral:
 	}
 	s.missing.add(q)
 	w.begin(q, buf, 0)
@@ -136,7 +134,7 @@ func credible(m *dns.Msg, typ uint16, out outcome) bool {
 		return !denied
 	case noData:
 		return m.Rcode != dns.RcodeNameError
-	case unknown, noName, referral:
+	case unknown, noName, referral, tooLong:
 	}
 	return true
 }

@@ -15,7 +15,20 @@ const (
 	noData                  // the name is there, the type is not
 	noName                  // the name is not there, and its zone is
 	referral                // the zone delegates it
+	tooLong                 // a DNAME record would make it a name that cannot be
 )
+
+// rcode is what an outcome is to the client.
+func (o outcome) rcode() int {
+	switch o {
+	case noName:
+		return dns.RcodeNameError
+	case tooLong:
+		return dns.RcodeYXDomain // RFC 6672, section 2.2
+	case unknown, positive, noData, referral:
+	}
+	return dns.RcodeSuccess
+}
 
 // A reply is an answer as it is written: header, question, records.
 type reply struct {
@@ -77,6 +90,15 @@ func (s *Set) resolve(q *query, w *reply) outcome {
 			}
 			return unknown
 		case out == referral:
+			if n.flags&isDNAME != 0 {
+				if name, owner = s.rename(n, name, owner, q, w); name == nil {
+					return tooLong
+				}
+				if w.over || hop == maxChain {
+					return positive
+				}
+				continue
+			}
 			if hop == 0 {
 				w.aa = false
 			}
@@ -117,10 +139,10 @@ func (s *Set) resolve(q *query, w *reply) outcome {
 	}
 }
 
-// locate finds the node that speaks for a name: its own, a wildcard's, that of the delegation above it, or with noName
-// the closest one above it.
+// locate finds the node that speaks for a name: its own, a wildcard's, with referral that of the delegation or the
+// DNAME record above it, or with noName the closest one above it.
 func (s *Set) locate(name []byte, q *query) (n, encloser *node, out outcome) {
-	if n := s.find(name); n != nil {
+	if n := s.find(name); n != nil && n.flags&isProof == 0 {
 		switch {
 		case n.flags&isOccluded != 0:
 			return s.cut(n, name), nil, referral
@@ -133,10 +155,10 @@ func (s *Set) locate(name []byte, q *query) (n, encloser *node, out outcome) {
 	for up := name; up[0] != 0; {
 		up = parent(up)
 		e := s.find(up)
-		if e == nil {
+		if e == nil || e.flags&isProof != 0 {
 			continue
 		}
-		if e.flags&(isCut|isOccluded) != 0 {
+		if e.flags&(isCut|isOccluded|isDNAME) != 0 {
 			return s.cut(e, up), nil, referral
 		}
 		if e.flags&hasWild != 0 {
@@ -153,11 +175,14 @@ func (s *Set) locate(name []byte, q *query) (n, encloser *node, out outcome) {
 	return nil, nil, unknown
 }
 
-// cut is the uppermost delegation at or above a node that is or has one.
+// cut is the uppermost delegation or DNAME record at or above a node that is or has one.
 func (s *Set) cut(n *node, name []byte) *node {
 	top := n
-	for apex := s.zone(n).apex; len(name) > len(apex); name = parent(name) {
-		if e := s.find(name); e != nil && e.flags&isCut != 0 {
+	if n.zone == 0 {
+		return n
+	}
+	for apex := s.zone(n).apex; len(name) >= len(apex); name = parent(name) {
+		if e := s.find(name); e != nil && e.flags&(isCut|isDNAME) != 0 {
 			top = e
 		}
 	}
@@ -170,6 +195,8 @@ func (s *Set) zone(n *node) *zone { return &s.zones[n.zone] }
 func (s *Set) give(n *node, q *query, owner int, w *reply) bool {
 	switch q.typ {
 	case dns.TypeANY, dns.TypeRRSIG:
+	case dns.TypeNSEC3:
+		return false // for proofs alone (RFC 5155, section 7.2.8)
 	default:
 		set, wire := s.set(n, q.typ, 0)
 		if set.count == 0 {
@@ -231,8 +258,8 @@ func (s *Set) refer(cut *node, name []byte, owner int, q *query, w *reply) {
 		set, wire := s.set(cut, dns.TypeDS, 0)
 		w.put(set, wire, owner, &w.ns)
 		s.signatures(cut, dns.TypeDS, owner, w, &w.ns)
-		if set.count == 0 && s.nsec != nil {
-			s.prove(cut.zone, own, w, nil)
+		if set.count == 0 {
+			s.proofs(noData, cut, cut, own, q, w)
 		}
 	}
 	for len(wire) > 0 {

@@ -211,18 +211,14 @@ func (s *Server) handle(set *Set, q *query, w *reply, msg, buf []byte, client ne
 // conclude finishes an answer from the data. To clients who use this server as their resolver, what it does not know
 // is a failure: the resolver of glibc goes on with the next search domain then, which it does not when refused.
 func (s *Server) conclude(q *query, w *reply, out outcome, from source, client netip.Addr) verdict {
-	rcode, ede, allowed := dns.RcodeSuccess, extendedError{}, s.allowed(client)
-	switch out {
-	case unknown:
+	rcode, ede, allowed := out.rcode(), extendedError{}, s.allowed(client)
+	if out == unknown {
 		rcode, from, w.aa = dns.RcodeRefused, fromNothing, false
 		if allowed && q.flags&bitRD != 0 {
 			rcode = dns.RcodeServerFailure
 		}
 		ede = extendedError{dns.ExtendedErrorCodeNotAuthoritative, "", true}
 		s.missing.add(q)
-	case noName:
-		rcode = dns.RcodeNameError
-	case positive, noData, referral:
 	}
 	if from == fromOverride {
 		ede = extendedError{dns.ExtendedErrorCodeForgedAnswer, "override", true}

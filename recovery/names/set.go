@@ -23,6 +23,7 @@ type Set struct {
 	records int
 	oldest  uint32
 	nsec    map[uint32][]uint32 // by zone: the nodes with NSEC records in canonical order
+	nsec3   map[uint32]*hashed  // by zone
 }
 
 // Names counts the names that have records, those made for addresses included.

@@ -97,8 +97,8 @@ zone "example.com" { type primary; file "%[2]s/zone"; check-integrity no; };
 	return at
 }
 
-// startKnot starts Knot with example.com.
-func startKnot(t *testing.T, zone string) netip.AddrPort {
+// startKnot starts Knot with example.com, which it signs with NSEC3 if that is asked for.
+func startKnot(t *testing.T, zone string, sign bool) netip.AddrPort {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "zone"), zone)
@@ -120,6 +120,13 @@ acl:
   - id: transfer
     key: transfer
     action: transfer
+policy:
+  - id: hashed
+    algorithm: ecdsap256sha256
+    single-type-signing: on
+    nsec3: on
+    nsec3-iterations: 3
+    nsec3-salt-length: 4
 zone:
   - domain: example.com
     file: %[1]s/zone
@@ -127,7 +134,9 @@ zone:
     journal-content: none
     acl: transfer
     semantic-checks: soft
-`, dir, port, tsigSecret))
+    dnssec-signing: %[4]v
+    dnssec-policy: hashed
+`, dir, port, tsigSecret, sign))
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
 	daemon(t, at, "knotd", "-c", conf)
 	return at
@@ -189,7 +198,7 @@ func frozenSet(t *testing.T) *Set {
 func TestLastKnownGood(t *testing.T) {
 	t.Parallel()
 	zone := "$ORIGIN example.com.\n$TTL 600\n@ SOA ns h 1 2 3 4 5\n@ NS ns\nns A 127.0.0.1\nwww A 198.51.100.1\nnew A 198.51.100.9\nuntyped TXT x\n" + many2("large")
-	for name, up := range map[string]netip.AddrPort{"BIND": startNamed(t, zone), "Knot": startKnot(t, zone)} {
+	for name, up := range map[string]netip.AddrPort{"BIND": startNamed(t, zone), "Knot": startKnot(t, zone, false)} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, Options{Mode: LastKnownGood, Upstreams: []netip.AddrPort{up}}, frozenSet(t))
 			at := s.Addrs()[0]

@@ -32,11 +32,7 @@ func ask(t *testing.T, s *Set, m *dns.Msg, size int) (*dns.Msg, outcome) {
 	buf := make([]byte, dns.MaxMsgSize)
 	w.begin(&q, buf, 0)
 	out := s.resolve(&q, &w)
-	rcode = dns.RcodeSuccess
-	if out == noName {
-		rcode = dns.RcodeNameError
-	}
-	n := w.finish(&q, rcode, false, extendedError{})
+	n := w.finish(&q, out.rcode(), false, extendedError{})
 	var a dns.Msg
 	if err := a.Unpack(buf[:n]); err != nil {
 		t.Fatalf("the answer to %s does not unpack: %v\n%x", m.Question[0].String(), err, buf[:n])
