@@ -40,10 +40,51 @@ int main(int argc, char **argv) {
 }
 `
 
-// TestResolvers has the resolvers of glibc, musl and Go use a server as this host's, after a takeover.
+// javaClient looks each name up twice: as Java programs do, and with the DNS client that is written in Java.
+const javaClient = `import java.net.InetAddress;
+import java.util.Hashtable;
+import javax.naming.directory.InitialDirContext;
+class Client {
+	public static void main(String[] names) throws Exception {
+		Hashtable<String, String> env = new Hashtable<>();
+		env.put("java.naming.factory.initial", "com.sun.jndi.dns.DnsContextFactory");
+		env.put("java.naming.provider.url", "dns://127.0.0.1");
+		for (String name : names) {
+			try {
+				System.out.println(name + " is " + InetAddress.getByName(name).getHostAddress());
+			} catch (java.net.UnknownHostException e) {
+				System.out.println(name + " is unknown");
+			}
+			try {
+				System.out.println(name + " has " + new InitialDirContext(env).getAttributes(name, new String[] {"A"}).get("A"));
+			} catch (javax.naming.NameNotFoundException e) {
+				System.out.println(name + " has nothing");
+			}
+		}
+	}
+}
+`
+
+const (
+	javaNames = "www.example.com deep.example.com large.example.com nowhere.example.com"
+	// javaWant leaves out the last 99 addresses of large.example.com, which come over TCP.
+	javaWant = `www.example.com is 192.0.2.80
+www.example.com has A: 192.0.2.80
+deep.example.com is 192.0.2.80
+deep.example.com has A: 192.0.2.80
+large.example.com is 10.1.0.0
+large.example.com has A: 10.1.0.0
+nowhere.example.com is unknown
+nowhere.example.com has nothing
+`
+)
+
+// TestResolvers has the resolvers of glibc, musl, Go and Java use a server as this host's, after a takeover.
 func TestResolvers(t *testing.T) {
 	musl := filepath.Join(t.TempDir(), "client")
 	tool(t, "musl-gcc", "-static", "-o", musl, write(t, musl+".c", muslClient))
+	classes := t.TempDir()
+	tool(t, "javac", "-d", classes, write(t, filepath.Join(classes, "Client.java"), javaClient))
 	dir := t.TempDir()
 	mkdir(t, dir+"/etc")
 	conf := write(t, dir+"/etc/resolv.conf", "nameserver 192.0.2.1\nsearch nothing.example example.com\noptions timeout:2 attempts:1\n")
@@ -52,7 +93,7 @@ func TestResolvers(t *testing.T) {
 	if _, err := h.Take(t.Context(), seenAt); err != nil {
 		t.Fatal(err)
 	}
-	set := build(t, testZone)
+	set := build(t, largeZone())
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	inNamespace(t, func() error {
@@ -106,6 +147,15 @@ func TestResolvers(t *testing.T) {
 			if took := time.Since(begin); took > 1900*time.Millisecond { // the resolvers wait 2 s
 				t.Errorf("%s %s took %v; want no timeouts", c.command[0], c.name, took)
 			}
+		}
+		java := exec.Command("java", append([]string{"-XX:TieredStopAtLevel=1", "-cp", classes, "Client"}, strings.Fields(javaNames)...)...)
+		out, err := java.CombinedOutput()
+		var others strings.Builder
+		for i := range 99 {
+			fmt.Fprintf(&others, ", 10.1.0.%d", i+1)
+		}
+		if before, after, found := strings.Cut(string(out), others.String()); err != nil || !found || before+after != javaWant {
+			t.Errorf("java = %v:\n%s\nwant\n%s", err, out, javaWant)
 		}
 		return nil
 	})

@@ -169,6 +169,11 @@ func TestTools(t *testing.T) {
 		{"dig @127.0.0.1 -p 4 +edns=1 +noednsneg www.example.com A", []string{"status: BADVERS"}, ""},
 		{"dig @127.0.0.1 -p 4 +opcode=NOTIFY www.example.com SOA", []string{"status: NOTIMP"}, ""},
 		{"kdig @127.0.0.1 -p 4 example.com AXFR", []string{"REFUSED"}, ""},
+		{"kdig @127.0.0.1 -p 4 +nsid +cookie +subnet=192.0.2.0/24 +padding=64 www.example.com A", []string{"status: NOERROR", "Version: 0; flags: ; UDP size: 1232 B; ext-rcode: NOERROR", "192.0.2.80"}, "NSID"},
+		{"kdig @127.0.0.1 -p 4 +ignore +bufsize=512 large.example.com A", []string{"Flags: qr aa tc rd;", "ANSWER: 0;"}, ""},
+		{"kdig @127.0.0.1 -p 4 +ignore +bufsize=4096 large.example.com A", []string{"Flags: qr aa tc rd;"}, ""}, // what fits one packet only
+		{"kdig @127.0.0.1 -p 4 +tcp +keepopen large.example.com A www.example.com A", []string{"ANSWER: 100;", "192.0.2.80"}, ""},
+		{"kdig @127.0.0.1 -p 4 +bufsize=0 +dnssec www.example.com A", []string{"flags: do;", "192.0.2.80"}, ""},
 	} {
 		args := strings.Fields(c.args)
 		for i := range args {
