@@ -258,10 +258,7 @@ func (t Takeover) wanted(root *os.Root) []wantedFile {
 	if isDir("run/NetworkManager") {
 		files = append(files, wantedFile{managerConf, "NetworkManager", []byte(takeoverMark + "[main]\ndns=none\nrc-manager=unmanaged\n")})
 	}
-	if isDir("run/systemd/resolve") {
-		// An empty DNS= forgets the servers of other files; ~. sends every name to these.
-		files = append(files, wantedFile{resolvedConf, "systemd-resolved", []byte(takeoverMark + "[Resolve]\nDNS=\nDNS=" + strings.Join(list, " ") + "\nFallbackDNS=\nDomains=~.\nDNSSEC=no\nDNSOverTLS=no\n")})
-	}
+	domains := "~."
 	text := takeoverMark
 	for _, a := range list {
 		text += "nameserver " + a + "\n"
@@ -269,7 +266,17 @@ func (t Takeover) wanted(root *os.Root) []wantedFile {
 	for line := range strings.Lines(string(follow1(root, resolvConf))) {
 		if w := strings.Fields(line); len(w) > 1 && (w[0] == "search" || w[0] == "domain" || w[0] == "options" || w[0] == "sortlist") {
 			text += strings.TrimSpace(line) + "\n"
+			for _, d := range w[1:] {
+				if (w[0] == "search" || w[0] == "domain") && d != "." {
+					domains += " ~" + d
+				}
+			}
 		}
+	}
+	if isDir("run/systemd/resolve") {
+		// An empty DNS= forgets the servers of other files; ~. sends every name to these, and the search domains those
+		// that would else be asked of the servers of the link which has the domain.
+		files = append(files, wantedFile{resolvedConf, "systemd-resolved", []byte(takeoverMark + "[Resolve]\nDNS=\nDNS=" + strings.Join(list, " ") + "\nFallbackDNS=\nDomains=" + domains + "\nDNSSEC=no\nDNSOverTLS=no\n")})
 	}
 	return append(files, wantedFile{resolvConf, "", []byte(text)})
 }
