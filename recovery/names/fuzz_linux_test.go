@@ -20,16 +20,26 @@ func FuzzQuery(f *testing.F) {
 	f.Add(pack(f, "a.b.wild.example.com.", dns.TypeTXT, func(m *dns.Msg) { m.SetEdns0(0, false) }))
 	f.Add(pack(f, "large.example.com.", dns.TypeA))
 	f.Add(pack(f, "x.sub.example.com.", dns.TypeDS))
+	f.Add(pack(f, "www.old.example.", dns.TypeA, func(m *dns.Msg) { m.SetEdns0(1232, true) }))
+	f.Add(pack(f, "short.long.example.", dns.TypeA))
+	f.Add(pack(f, "a.c.x.w.hashed.", dns.TypeA, func(m *dns.Msg) { m.SetEdns0(1232, true) }))
+	f.Add(pack(f, "mc.c.hashed.", dns.TypeMX, func(m *dns.Msg) { m.SetEdns0(1232, true) }))
 	f.Add(pack(f, "version.bind.", dns.TypeTXT, func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }))
 	f.Add([]byte("\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0c\x00\x01\x00\x01"))
-	b := NewBuilder()
-	if err := b.Zone(strings.NewReader(largeZone()), "", "zone", time.Time{}); err != nil {
-		f.Fatal(err)
+	zones := []string{largeZone()}
+	for _, file := range []string{"rfc5155", "rfc6672"} {
+		text, err := os.ReadFile("testdata/golden/" + file + ".txt")
+		if err != nil {
+			f.Fatal(err)
+		}
+		zone, _, _ := strings.Cut(string(text), "\n---\n")
+		zone, _, _ = strings.Cut(zone, "\n=== next zone\n")
+		if file == "rfc5155" {
+			zone = strings.Replace(zone, "$ORIGIN example.", "$ORIGIN hashed.", 1)
+		}
+		zones = append(zones, zone)
 	}
-	set, err := b.Build()
-	if err != nil {
-		f.Fatal(err)
-	}
+	set := build(f, zones...)
 	s := &Server{}
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		for _, tcp := range []bool{false, true} {
@@ -52,6 +62,18 @@ func FuzzQuery(f *testing.F) {
 			}
 			if q.wire != nil && !bytes.Equal(buf[headerSize:headerSize+len(q.wire)], q.wire) {
 				t.Fatalf("handle(%x) = %x; want the question as it came", msg, buf[:v.n])
+			}
+			if v.rcode == dns.RcodeFormatError || v.from == fromError {
+				continue
+			}
+			j := &worker{q: q}
+			if v = s.standIn(set, j, buf, errTimeout); v.n > q.size || m.Unpack(buf[:v.n]) != nil {
+				t.Fatalf("standIn(%x) = %x; want an answer of at most %d bytes", msg, buf[:v.n], q.size)
+			}
+			for _, rr := range append(m.Answer, m.Ns...) {
+				if rr.Header().Ttl > frozenTTL {
+					t.Fatalf("standIn(%x) = %v; want TTLs of at most %d", msg, rr, frozenTTL)
+				}
 			}
 		}
 	})

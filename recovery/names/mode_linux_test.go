@@ -324,3 +324,37 @@ func TestSlowAndRudeTCPClients(t *testing.T) {
 		})
 	}
 }
+
+// TestClientThatNeverReads: it holds its connection for a while, and nothing else.
+func TestClientThatNeverReads(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{Workers: 1}, build(t, largeZone()))
+	c, err := net.Dial("tcp", s.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	raw := pack(t, "large.example.com.", dns.TypeA)
+	many := bytes.Repeat(append([]byte{byte(len(raw) >> 8), byte(len(raw))}, raw...), 1000)
+	begin := time.Now()
+	c.SetWriteDeadline(begin.Add(tcpPatience + 5*time.Second))
+	served := 0
+	for err == nil && time.Since(begin) < tcpPatience+5*time.Second {
+		_, err = c.Write(many)
+		if a := client(t, s.Addrs()[0], "www.example.com.", dns.TypeA); len(a.Answer) == 1 {
+			served++
+		}
+	}
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Write() = %v after %v; want the connection closed", err, time.Since(begin))
+	}
+	if served == 0 {
+		t.Error("nobody else was served meanwhile")
+	}
+	for deadline := time.Now().Add(5 * time.Second); s.conns.count() > 0; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections are open; want none", s.conns.count())
+		}
+		time.Sleep(10 * time.Millisecond) // between two looks
+	}
+}

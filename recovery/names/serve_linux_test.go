@@ -351,8 +351,13 @@ func TestRateLimit(t *testing.T) {
 	if full < 20 || full > 40 || slipped < 75 || slipped > 90 {
 		t.Errorf("200 queries in a moment: %d answers and %d truncated; want 20 (or 40) and half of the rest", full, slipped)
 	}
-	if out := tool(t, "dig", "@127.0.0.1", "-p", strconv.Itoa(int(s.Addrs()[0].Port())), "+tcp", "+short", "www.example.com"); out != "192.0.2.80\n" {
-		t.Errorf("over TCP meanwhile: %q; want the address", out)
+	for _, how := range []string{"+tcp", "-b127.0.9.9"} { // the same client over TCP, one of another network
+		for range 100 {
+			c.Write(msg)
+		}
+		if out := tool(t, "dig", "@127.0.0.1", "-p", strconv.Itoa(int(s.Addrs()[0].Port())), how, "+ignore", "+short", "www.example.com"); out != "192.0.2.80\n" {
+			t.Errorf("dig %s meanwhile: %q; want the address", how, out)
+		}
 	}
 }
 
