@@ -140,6 +140,12 @@ func leadsTo(rr dns.RR) string {
 		if rr.Target != "." {
 			return rr.Target
 		}
+	case *dns.HTTPS:
+		return leadsTo(&rr.SVCB)
+	case *dns.SVCB:
+		if rr.Target != "." {
+			return rr.Target
+		}
 	}
 	return ""
 }
@@ -213,6 +219,9 @@ func askFrozen(ctx context.Context, name string, typ uint16, at netip.AddrPort, 
 			continue // the rest of a chain is asked for by its own name
 		}
 		h.Name = name
+		if c, ok := rr.(*dns.CNAME); ok {
+			c.Target = strings.ToLower(c.Target) // one made from a DNAME record has our random case
+		}
 		h.Ttl = min(max(h.Ttl, leastFrozenTTL), mostFrozenTTL)
 		g.records = append(g.records, rr)
 	}

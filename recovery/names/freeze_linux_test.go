@@ -31,6 +31,9 @@ _ldap._tcp SRV 0 0 389 ldap
 ldap A 198.51.100.3
 ldap SSHFP 1 1 0123456789abcdef0123456789abcdef01234567
 svc HTTPS 1 . alpn=h2
+shop HTTPS 0 pool
+pool A 198.51.100.5
+old DNAME deep
 sub NS ns.sub
 ns.sub A 198.51.100.53
 *.any A 198.51.100.4
@@ -41,7 +44,7 @@ func TestFreeze(t *testing.T) {
 	other := strings.ReplaceAll(frozenZone, "198.51.100.3", "198.51.100.33")
 	bind, knot := startNamed(t, frozenZone), startKnot(t, other, false)
 	silent := evil(t, func(*dns.Msg) [][]byte { return nil })
-	list := []string{"example.com", "WWW.example.com", "_ldap._tcp.example.com.", "svc.example.com", "absent.example.com", "x.any.example.com"}
+	list := []string{"example.com", "WWW.example.com", "_ldap._tcp.example.com.", "svc.example.com", "absent.example.com", "x.any.example.com", "shop.example.com", "host.old.example.com"}
 	now := time.Date(2026, 3, 1, 12, 0, 0, 5, time.UTC)
 	f, err := Freeze(t.Context(), list, Freezing{Resolvers: []netip.AddrPort{bind, knot, silent}, Timeout: 200 * time.Millisecond}, now)
 	if err != nil {
@@ -51,7 +54,7 @@ func TestFreeze(t *testing.T) {
 	for _, n := range f.Names {
 		got = append(got, n.Name)
 	}
-	want := "_ldap._tcp.example.com. example.com. host.deep.example.com. ldap.example.com. mail.example.com. svc.example.com. web.example.com. www.example.com. x.any.example.com."
+	want := "_ldap._tcp.example.com. example.com. host.deep.example.com. host.old.example.com. ldap.example.com. mail.example.com. pool.example.com. shop.example.com. svc.example.com. web.example.com. www.example.com. x.any.example.com."
 	if s := strings.Join(got, " "); s != want {
 		t.Errorf("Freeze() has %s; want %s", s, want)
 	}
@@ -78,12 +81,13 @@ func TestFreeze(t *testing.T) {
 	}
 	s := start(t, Options{}, set)
 	for name, want := range map[string]string{
-		"www.example.com.":    "NOERROR web.example.com./600 host.deep.example.com./600 198.51.100.1/600 198.51.100.2/600",
-		"x.any.example.com.":  "NOERROR 198.51.100.4/600",
-		"y.any.example.com.":  "SERVFAIL EDE20()", // what was not frozen is not known
-		"svc.example.com.":    "NOERROR",
-		"frozen.invalid.":     "SERVFAIL EDE20()",
-		"absent.example.com.": "SERVFAIL EDE20()",
+		"www.example.com.":      "NOERROR web.example.com./600 host.deep.example.com./600 198.51.100.1/600 198.51.100.2/600",
+		"host.old.example.com.": "NOERROR host.deep.example.com./600 198.51.100.1/600 198.51.100.2/600", // by the DNAME record
+		"x.any.example.com.":    "NOERROR 198.51.100.4/600",
+		"y.any.example.com.":    "SERVFAIL EDE20()", // what was not frozen is not known
+		"svc.example.com.":      "NOERROR",
+		"frozen.invalid.":       "SERVFAIL EDE20()",
+		"absent.example.com.":   "SERVFAIL EDE20()",
 	} {
 		if got := said(client(t, s.Addrs()[0], name, dns.TypeA)); got != want {
 			t.Errorf("%s = %s; want %s", name, got, want)

@@ -8,6 +8,9 @@
 // says nothing of others, neither of its siblings nor of names below it. What was frozen name by name is loose even
 // in a zone file: [FrozenServer] in its SOA record says so.
 //
+// Signatures and proofs that a name is not there, by NSEC or NSEC3, are passed on as they are in a full zone; nothing is
+// signed or validated.
+//
 // # How it answers
 //
 // A [Server] listens on UDP and TCP. [Auth] answers from the Set alone. [LastKnownGood] asks upstream first and falls

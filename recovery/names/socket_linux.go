@@ -144,8 +144,8 @@ func (u *socket) serve(ctx context.Context) error {
 	u.prepare()
 	var got int
 	var errno syscall.Errno
-	// Neither of the two system calls waits, so the scheduler is not told of them: it would give the processor's place away in the middle
-	// of a burst, which is where the slowest answers come from.
+	// Neither of the two system calls waits, so the scheduler is not told of them: it would give the processor's place
+	// away in the middle of a burst, which is where the slowest answers come from.
 	receive := func(fd uintptr) bool {
 		n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&u.in[0])), batch, unix.MSG_DONTWAIT, 0, 0)
 		got, errno = int(n), e
