@@ -23,7 +23,7 @@ func cmdDNS() *cli.Command {
 
    blackstart dns freeze --names names.txt --resolver 10.0.0.53 --resolver 10.1.0.53 -o frozen.zone
    blackstart dns serve --zone frozen.zone
-   blackstart dns serve --kit --mode lkg --upstream 10.0.0.53 --listen 127.0.0.1:53
+   blackstart dns serve --kit /srv/kit --mode lkg --upstream 10.0.0.53 --listen 127.0.0.1:53
    blackstart dns takeover 127.0.0.1, and at the end dns release`,
 		Subcommands:     []*cli.Command{dnsFreeze(), dnsServe(), dnsTakeover(), dnsRelease(), dnsVIP(), dnsQuery()},
 		HideHelpCommand: true,
@@ -144,7 +144,7 @@ A file that changes is read again, as on SIGHUP; one that cannot be read leaves 
 			&cli.StringSliceFlag{Name: "listen", Usage: "`IP:PORT` for UDP and TCP", DefaultText: "127.0.0.1:53"},
 			&cli.StringSliceFlag{Name: "zone", Usage: "zone `FILE`, or NAME=FILE where it has no SOA record"},
 			&cli.StringSliceFlag{Name: "hosts", Usage: "hosts `FILE`"},
-			&cli.BoolFlag{Name: "kit", Usage: "the names of this host's kit"},
+			&cli.StringFlag{Name: "kit", Usage: "the names of the kit in `DIR`"},
 			&cli.StringFlag{Name: "mode", Value: "auth", Usage: "`MODE`: auth, lkg or pin"},
 			&cli.StringSliceFlag{Name: "upstream", Usage: "`IP[:PORT]` of a resolver"},
 			&cli.StringSliceFlag{Name: "override", Usage: "`NAME=IP[,IP]`"},
@@ -159,7 +159,7 @@ A file that changes is read again, as on SIGHUP; one that cannot be read leaves 
 			if err != nil {
 				return err
 			}
-			s.From.Kit = kitOptions(c, "")
+			s.From.Kit = kitOptions(c, c.String("kit"))
 			o, err := dnsOptions(c, s)
 			if err != nil {
 				return err
@@ -172,7 +172,7 @@ A file that changes is read again, as on SIGHUP; one that cannot be read leaves 
 }
 
 func dnsOptions(c *cli.Context, s recovery.Site) (o recovery.DNSOptions, err error) {
-	o.Data = recovery.NamesData{Zones: c.StringSlice("zone"), Hosts: c.StringSlice("hosts"), Kit: c.Bool("kit"), Overrides: map[string][]netip.Addr{}}
+	o.Data = recovery.NamesData{Zones: c.StringSlice("zone"), Hosts: c.StringSlice("hosts"), Kit: c.IsSet("kit"), Overrides: map[string][]netip.Addr{}}
 	o.Metrics, o.Missing = c.String("metrics"), c.String("missing")
 	for _, v := range c.StringSlice("override") {
 		name, addrs, _ := strings.Cut(v, "=")
