@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -234,6 +235,37 @@ func FuzzKeyAndNames(f *testing.F) {
 		}
 		if list, err := ParseNames(strings.NewReader(text)); err == nil && len(list) == 0 {
 			t.Fatalf("ParseNames(%q) = nothing and no error", text)
+		}
+	})
+}
+
+// FuzzTakeover takes over with whatever is in resolv.conf, and releases by whatever is in a state file: what was there
+// comes back, and nothing outside of the root is touched.
+func FuzzTakeover(f *testing.F) {
+	f.Add("nameserver 10.0.0.53\nsearch a.example b.example\noptions ndots:2\n", []byte(`{"changes":[{"path":"etc/resolv.conf","was":"file","content":"eA==","mode":420}]}`))
+	f.Add("search .\ndomain\n\x00", []byte(`{"changes":[{"path":"../outside","was":"absent"},{"path":"etc/../../outside","was":"link","target":"/"}]}`))
+	f.Add("", []byte(`{"changes":[{"path":"etc/x/y","was":"absent","made":["etc","..",""]},{"path":"","was":"file"}]}`))
+	f.Fuzz(func(t *testing.T, resolv string, state []byte) {
+		dir := t.TempDir()
+		h := Takeover{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Servers: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
+		mkdir(t, h.Root+"/etc")
+		mkdir(t, h.Root+"/run/systemd/resolve")
+		write(t, h.Root+"/etc/resolv.conf", resolv)
+		outside := write(t, filepath.Join(dir, "outside"), "untouched")
+		before := picture(t, h.Root)
+		if _, err := h.Take(t.Context(), seenAt); err != nil {
+			t.Fatalf("Take() with resolv.conf %q = %v", resolv, err)
+		}
+		if err := h.Release(t.Context()); err != nil {
+			t.Fatalf("Release() with resolv.conf %q = %v", resolv, err)
+		}
+		if after := picture(t, h.Root); after != before {
+			t.Fatalf("after Release():\n%s\nwant\n%s", after, before)
+		}
+		write(t, h.State, string(state))
+		_ = h.Release(t.Context()) // whatever it says
+		if data, err := os.ReadFile(outside); err != nil || string(data) != "untouched" {
+			t.Fatalf("Release() by %q made of the file outside %q, %v", state, data, err)
 		}
 	})
 }
