@@ -28,7 +28,7 @@ type errand struct {
 	Do    *runbooks.Task  `json:"do,omitempty"` // of a kind that Ground.Do does
 	Shell *script         `json:"shell,omitempty"`
 	Probe *runbooks.Probe `json:"probe,omitempty"`
-	Env   []string        `json:"env,omitempty"` // K=V, for Shell and Probe
+	Env   [][]byte        `json:"env,omitempty"` // K=V, for Shell and Probe: a value may be no text
 
 	From   from          `json:"from"`             // what the kit and its sources are, there as here
 	Issued *certs.Issued `json:"issued,omitempty"` // for a cert step: the session is not there
@@ -44,6 +44,15 @@ type errand struct {
 type script struct {
 	Text string `json:"text"`
 	Dir  string `json:"dir,omitempty"`
+}
+
+// inJSON is an environment as an errand has it.
+func inJSON(env []string) [][]byte {
+	var all [][]byte
+	for _, kv := range env {
+		all = append(all, []byte(kv))
+	}
+	return all
 }
 
 // from is the part of From that means something in another place.
@@ -93,13 +102,17 @@ func (s Site) RunErrand(ctx context.Context, in io.Reader, out io.Writer) (code 
 	}
 	s.From = From{Kit: e.From.Kit, Places: e.From.Places, Net: fetch.Net{Names: e.From.Names}, Wait: e.From.Wait}
 	g := hostGround{site: s}
+	var env []string
+	for _, kv := range e.Env {
+		env = append(env, string(kv))
+	}
 	// A file would be handed to what is started, which may live on and hold it open.
 	out = struct{ io.Writer }{out}
 	switch {
 	case e.Shell != nil:
-		return g.Shell(ctx, e.Shell.Text, e.Env, e.Shell.Dir, out)
+		return g.Shell(ctx, e.Shell.Text, env, e.Shell.Dir, out)
 	case e.Probe != nil:
-		return 0, g.Probe(ctx, e.Probe, e.Env)
+		return 0, g.Probe(ctx, e.Probe, env)
 	case e.Do != nil && e.Do.Step != nil && e.Issued != nil:
 		return 0, keepIssued(*e.Do.Step, *e.Issued, out)
 	case e.Do != nil && e.Do.Step != nil:

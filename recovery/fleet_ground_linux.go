@@ -30,7 +30,7 @@ func (g sshGround) Ready(ctx context.Context) error {
 }
 
 func (g sshGround) Shell(ctx context.Context, text string, env []string, dir string, out io.Writer) (int, error) {
-	code, said, err := g.send(ctx, errand{Shell: &script{text, dir}, Env: env}, out)
+	code, said, err := g.send(ctx, errand{Shell: &script{text, dir}, Env: inJSON(env)}, out)
 	if err == nil && said != "" {
 		err = errors.New(said) // it was no status of the script's
 	}
@@ -38,7 +38,7 @@ func (g sshGround) Shell(ctx context.Context, text string, env []string, dir str
 }
 
 func (g sshGround) Probe(ctx context.Context, p *runbooks.Probe, env []string) error {
-	_, err := g.done(ctx, errand{Probe: p, Env: env}, io.Discard)
+	_, err := g.done(ctx, errand{Probe: p, Env: inJSON(env)}, io.Discard)
 	return err
 }
 

@@ -44,15 +44,18 @@ func ParseLogin(s string) (Login, error) {
 	if l.User == "" || strings.ContainsAny(l.User, ":/@ \t\r\n\x00") {
 		return bad()
 	}
-	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(rest, "["), "]")); err == nil {
-		l.Addr = netip.AddrPortFrom(a, sshPort)
-		return l, nil
+	bare := rest
+	if strings.HasPrefix(rest, "[") && strings.HasSuffix(rest, "]") {
+		bare = rest[1 : len(rest)-1]
 	}
-	at, err := netip.ParseAddrPort(rest)
-	if err != nil || at.Port() == 0 {
+	if a, err := netip.ParseAddr(bare); err == nil {
+		l.Addr = netip.AddrPortFrom(a, sshPort)
+	} else if l.Addr, err = netip.ParseAddrPort(rest); err != nil {
 		return bad()
 	}
-	l.Addr = at
+	if l.Addr.Port() == 0 || strings.ContainsAny(l.Addr.Addr().Zone(), "[]:@#/%? \t\r\n\x00") {
+		return bad()
+	}
 	return l, nil
 }
 

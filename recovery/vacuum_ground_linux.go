@@ -59,7 +59,7 @@ func (g vacuumGround) spawn(ctx context.Context, c sandbox.Cmd) (int, error) {
 }
 
 func (g vacuumGround) Probe(ctx context.Context, p *runbooks.Probe, env []string) error {
-	return g.errand(ctx, errand{Probe: p, Env: env}, io.Discard)
+	return g.errand(ctx, errand{Probe: p, Env: inJSON(env)}, io.Discard)
 }
 
 // Do has the step done from inside, so that it reaches what the conditions let it reach,
