@@ -36,6 +36,8 @@ const (
 	StepLeftOut StepState = "left out"     // its when said so
 	StepFailed  StepState = "failed"
 	StepBlocked StepState = "not begun" // what it needs was not done
+	StepUndoing StepState = "taking back"
+	StepUndone  StepState = "taken back"
 )
 
 // over says whether what needs a task may go on.
@@ -90,6 +92,7 @@ type TaskResult struct {
 	Attempt int           `json:"attempt"`
 	Error   string        `json:"error,omitempty"`
 	Last    string        `json:"last_line,omitempty"`
+	Log     string        `json:"log,omitempty"` // the file with its output
 }
 
 // RunResult is what became of a run.
@@ -224,7 +227,7 @@ func (e *engine) task(ctx context.Context, t runbooks.Task) {
 	}
 	e.mu.Lock()
 	e.state[t.ID] = state
-	e.results = append(e.results, TaskResult{t.ID, state, f.Took, w.attempt, f.Error, f.Last})
+	e.results = append(e.results, TaskResult{t.ID, state, f.Took, w.attempt, f.Error, f.Last, ""})
 	e.running--
 	e.stranger = e.stranger || errors.Is(err, fetch.ErrPeer)
 	e.mu.Unlock()

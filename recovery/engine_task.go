@@ -184,19 +184,7 @@ func (w *taskRun) kind(ctx context.Context, out io.Writer) error {
 	s := w.t.Step
 	switch s.Kind() {
 	case runbooks.Run:
-		var env []string
-		dir := ""
-		if s.With != nil {
-			dir = s.With.Dir
-			for k, v := range s.With.Env {
-				env = append(env, k+"="+v)
-			}
-		}
-		code, err := w.shell(ctx, s.Run, env, dir, out)
-		if err == nil && code != 0 {
-			err = fmt.Errorf("it ended with status %d", code)
-		}
-		return err
+		return w.script(ctx, s.Run, out)
 	case runbooks.WaitFor:
 		return w.wait(ctx, s.WaitFor)
 	case runbooks.Confirm:
@@ -214,6 +202,23 @@ func (w *taskRun) kind(ctx context.Context, out io.Writer) error {
 	case runbooks.Fetch, runbooks.Container, runbooks.Stop, runbooks.DNS, runbooks.Cert, runbooks.Handoff:
 	}
 	return w.ground.Do(ctx, w.t, out)
+}
+
+// script runs commands of the step with what it gives them, to a good end.
+func (w *taskRun) script(ctx context.Context, text string, out io.Writer) error {
+	var env []string
+	dir := ""
+	if with := w.t.Step.With; with != nil {
+		dir = with.Dir
+		for k, v := range with.Env {
+			env = append(env, k+"="+v)
+		}
+	}
+	code, err := w.shell(ctx, text, env, dir, out)
+	if err == nil && code != 0 {
+		err = fmt.Errorf("it ended with status %d", code)
+	}
+	return err
 }
 
 // shell runs a script, and tells its last line while it runs.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -31,25 +30,6 @@ type RunInputs struct {
 	Confirm  func(context.Context, string) (bool, error)
 	Tell     func(StepEvent)
 	Started  func(id string)
-}
-
-// Run is a run of a runbook, as its journal has it.
-type Run struct {
-	ID       string       `json:"id"` // SERVICE/TIME
-	Title    string       `json:"title"`
-	Service  string       `json:"service"`
-	Digest   string       `json:"digest"` // of the runbook's file
-	Began    time.Time    `json:"began"`
-	Process  int          `json:"process,omitempty"` // that is at it
-	Ended    time.Time    `json:"ended,omitzero"`
-	Tasks    []TaskResult `json:"tasks"` // in the plan's order
-	Contacts []string     `json:"contacts,omitempty"`
-	Dir      string       `json:"dir"`
-}
-
-// Done says whether every task is over.
-func (r Run) Done() bool {
-	return !slices.ContainsFunc(r.Tasks, func(t TaskResult) bool { return !t.State.over() })
 }
 
 // began is the first entry of a run's journal. Secrets are not in it: a run that
@@ -121,55 +101,50 @@ func (s Site) ResumeRun(ctx context.Context, id string, in RunInputs) (Run, erro
 	if err != nil {
 		return Run{}, err
 	}
-	dir := filepath.Join(s.runsDir(), filepath.FromSlash(id))
-	raw, err := os.ReadFile(filepath.Join(dir, runbookCopy))
-	if err != nil {
-		return Run{}, fmt.Errorf("reading the run's runbook: %w", err)
-	}
-	file, err := runbooks.Parse(filepath.Join(dir, runbookCopy), raw)
+	bound, err := s.bindAgain(id, &b, in)
 	if err != nil {
 		return Run{}, err
 	}
-	i := slices.IndexFunc(file.Runbooks, func(r *runbooks.Runbook) bool { return r.Title == b.Title })
-	if i < 0 || file.Digest != b.Digest {
-		return Run{}, fmt.Errorf("%w: the runbook in %s is not the one that the run began with", ErrNoRun, dir)
-	}
-	rb := file.Runbooks[i]
-	for name, value := range in.Vars {
-		if v := rb.Vars[name]; v == nil || !v.Secret {
-			return Run{}, fmt.Errorf("%w: only secrets are given again: %s", ErrUsage, name)
-		}
-		b.Vars[name] = value
-	}
-	if b.Hosts == nil {
-		b.Hosts = map[string]Login{}
-	}
-	maps.Copy(b.Hosts, in.Hosts)
-	bound, err := rb.Bind(b.Vars, Addresses(b.Hosts))
-	if err != nil {
-		return Run{}, err
-	}
-	unlock, err := s.lockRuns(ctx, rb.Service, in.TakeOver)
+	unlock, err := s.lockRuns(ctx, b.Service, in.TakeOver)
 	if err != nil {
 		return Run{}, err
 	}
 	defer unlock()
 	// What another process did until its end counts as well.
-	_, done, err := s.readRun(id)
+	_, past, err := s.readRun(id)
 	if err != nil {
 		return Run{}, err
 	}
-	for name := range b.Vars {
-		if v := rb.Vars[name]; v != nil && v.Secret {
-			delete(b.Vars, name)
-		}
-	}
 	b.Process = os.Getpid()
 	before := map[string]bool{}
-	for task, f := range done {
+	for task, f := range past.last {
 		before[task] = f.State.over()
 	}
 	return s.goOn(ctx, id, b, bound, before, in)
+}
+
+// bindAgain binds the runbook that a run was begun with. Secrets, and hosts that have
+// come back elsewhere, are those of in; b gets the hosts.
+func (s Site) bindAgain(id string, b *began, in RunInputs) (*runbooks.Bound, error) {
+	rb, err := s.runbookOf(id, *b)
+	if err != nil {
+		return nil, err
+	}
+	vars := maps.Clone(b.Vars)
+	if vars == nil {
+		vars = map[string]string{}
+	}
+	for name, value := range in.Vars {
+		if v := rb.Vars[name]; v == nil || !v.Secret {
+			return nil, fmt.Errorf("%w: only secrets are given again: %s", ErrUsage, name)
+		}
+		vars[name] = value
+	}
+	if b.Hosts == nil {
+		b.Hosts = map[string]Login{}
+	}
+	maps.Copy(b.Hosts, in.Hosts)
+	return rb.Bind(vars, Addresses(b.Hosts))
 }
 
 // goOn runs what is to be done, and writes it down.
@@ -179,9 +154,8 @@ func (s Site) goOn(ctx context.Context, id string, b began, bound *runbooks.Boun
 	if err != nil {
 		return Run{}, err
 	}
-	who := journal.Who{UID: os.Getuid(), SudoUser: os.Getenv("SUDO_USER"), SSH: os.Getenv("SSH_CONNECTION")}
 	write := func(kind string, data any) error {
-		_, err := j.Append(s.now(), kind, who, data)
+		_, err := j.Append(s.now(), kind, who(), data)
 		return err
 	}
 	if err := write("run", b); err != nil {
@@ -258,135 +232,12 @@ func lockHolder(f *os.File) int {
 	return pid
 }
 
-// readRun reads a run's journal: how it began, and the last word on each task.
-func (s Site) readRun(id string) (began, map[string]finished, error) {
-	var b began
-	if !validRun(id) {
-		return b, nil, fmt.Errorf("%w: %.100q", ErrNoRun, id)
+// outputName is the file of a task's output: its step's number, from 1, and its host.
+func outputName(step int, host string) string {
+	if host != "" {
+		host = "-" + host
 	}
-	path := filepath.Join(s.runsDir(), filepath.FromSlash(id), runJournal)
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return b, nil, fmt.Errorf("%w: %s", ErrNoRun, id)
-	} else if err != nil {
-		return b, nil, err
-	}
-	defer f.Close()
-	done := map[string]finished{}
-	_, err = journal.Scan(f, journal.Head{}, func(e journal.Entry) error {
-		switch e.Kind {
-		case "run":
-			v, err := decode[began](e.Data)
-			b = v
-			return err
-		case "begin":
-			v, err := decode[finished](e.Data)
-			done[v.Task] = finished{Task: v.Task, State: StepRunning}
-			return err
-		case "step":
-			v, err := decode[finished](e.Data)
-			done[v.Task] = v
-			return err
-		}
-		return nil
-	})
-	return b, done, err
-}
-
-// validRun says whether an id has the form of one: it becomes a path.
-func validRun(id string) bool {
-	service, at, ok := strings.Cut(id, "/")
-	if !ok || service == "" || service[0] == '.' || strings.ContainsAny(service, "/\\\x00") {
-		return false
-	}
-	_, err := time.Parse(runTime, at)
-	return err == nil
-}
-
-// ShowRun says where a run stands, also while it is running.
-func (s Site) ShowRun(id string) (Run, error) {
-	b, done, err := s.readRun(id)
-	if err != nil {
-		return Run{}, err
-	}
-	_, at, _ := strings.Cut(id, "/")
-	start, _ := time.Parse(runTime, at) // readRun has looked at it
-	dir := filepath.Join(s.runsDir(), filepath.FromSlash(id))
-	r := Run{ID: id, Title: b.Title, Service: b.Service, Digest: b.Digest, Began: start, Dir: dir, Tasks: []TaskResult{}}
-	if f, err := os.Open(filepath.Join(s.runsDir(), b.Service, "lock")); err == nil {
-		if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil && lockHolder(f) == b.Process {
-			r.Process = b.Process
-		}
-		_ = f.Close() // only looked at
-	}
-	raw, err := os.ReadFile(filepath.Join(dir, runbookCopy))
-	if err != nil {
-		return r, fmt.Errorf("reading the run's runbook: %w", err)
-	}
-	file, err := runbooks.Parse(runbookCopy, raw)
-	if err != nil {
-		return r, err
-	}
-	i := slices.IndexFunc(file.Runbooks, func(rb *runbooks.Runbook) bool { return rb.Title == b.Title })
-	if i < 0 {
-		return r, fmt.Errorf("%w: its runbook %q is not in %s", ErrNoRun, b.Title, dir)
-	}
-	r.Contacts = file.Runbooks[i].Contacts
-	for _, t := range tasksOf(file.Runbooks[i]) {
-		f, ok := done[t]
-		switch {
-		case !ok:
-			f = finished{Task: t, State: StepBlocked}
-		case f.State == StepRunning && r.Process == 0:
-			f.State, f.Error = StepFailed, "it was cut off"
-		}
-		r.Tasks = append(r.Tasks, TaskResult{t, f.State, f.Took, f.Tries, f.Error, f.Last})
-	}
-	return r, nil
-}
-
-// tasksOf are the IDs of all tasks of a runbook, in the file's order.
-func tasksOf(rb *runbooks.Runbook) []string {
-	var ids []string
-	for _, s := range rb.Steps {
-		if len(s.Hosts) == 0 {
-			ids = append(ids, s.Name)
-		}
-		for _, h := range s.Hosts {
-			ids = append(ids, s.Name+" @ "+h)
-		}
-	}
-	return ids
-}
-
-// Runs lists the runs of this host, the latest first.
-func (s Site) Runs() ([]Run, error) {
-	dirs, err := filepath.Glob(filepath.Join(s.runsDir(), "*", "*", runJournal))
-	if err != nil {
-		return nil, err
-	}
-	runs := []Run{}
-	var errs []error
-	for _, d := range dirs {
-		rel, err := filepath.Rel(s.runsDir(), filepath.Dir(d))
-		if err != nil {
-			return nil, err
-		}
-		r, err := s.ShowRun(filepath.ToSlash(rel))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("run %s: %w", rel, err))
-			continue
-		}
-		runs = append(runs, r)
-	}
-	slices.SortFunc(runs, func(a, b Run) int { return b.Began.Compare(a.Began) })
-	if len(runs) == 0 {
-		return runs, errors.Join(errs...)
-	}
-	for _, err := range errs {
-		s.Log.Warn("passed over", "error", err)
-	}
-	return runs, nil
+	return fmt.Sprintf("%02d%s.log", step, host)
 }
 
 // output keeps a task's output up to maxOutput, and says how much more there was.
@@ -397,11 +248,7 @@ type output struct {
 }
 
 func newOutput(dir string, t runbooks.Task) (io.WriteCloser, error) {
-	name := fmt.Sprintf("%02d", t.Number)
-	if t.Host != "" {
-		name += "-" + t.Host
-	}
-	f, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, outputName(t.Number, t.Host)), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("keeping the step's output: %w", err)
 	}

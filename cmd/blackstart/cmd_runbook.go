@@ -18,9 +18,10 @@ func cmdRunbook() *cli.Command {
    blackstart runbook run etcd.yaml --dry-run
    blackstart runbook run etcd.yaml --var data=/srv/etcd
    blackstart runbook resume               after a crash, a dropped session or a mended step
+   blackstart runbook undo                 take back what the run did, where steps say how
    blackstart runbook show                 where it stands, also from another terminal
    blackstart runbook render etcd.yaml --format html > etcd.html`,
-		Subcommands:     []*cli.Command{runbookCheck(), runbookRun(), runbookResume(), runbookShow(), runbookRender(), runbookSchema(), runbookShipped(), runbookStep()},
+		Subcommands:     []*cli.Command{runbookCheck(), runbookRun(), runbookResume(), runbookUndo(), runbookShow(), runbookRender(), runbookSchema(), runbookShipped(), runbookStep()},
 		HideHelpCommand: true,
 	}
 }

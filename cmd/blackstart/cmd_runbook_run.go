@@ -214,17 +214,21 @@ func follow(c *cli.Context, s recovery.Site, in recovery.RunInputs, run func(rec
 	return err
 }
 
-// tellStopped says what an operator needs to know when a run has stopped.
+// tellStopped says what an operator needs to know when a run has stopped: what failed, and
+// what it said, what is safe, whom to call, and how to go on or back.
 func tellStopped(s recovery.Site, r recovery.Run, id string) {
 	for _, t := range r.Tasks {
 		switch {
 		case t.State == recovery.StepFailed:
 			s.Log.Warn(fmt.Sprintf("failed: %s: %s", t.ID, t.Error))
-			if t.Last != "" {
-				s.Log.Info("its last line: " + t.Last)
+			if said := lastLines(t.Log, 8); len(said) > 0 {
+				s.Log.Info("the end of its output:")
+				for _, line := range said {
+					s.Log.Info("  | " + line)
+				}
 			}
 		case t.State == recovery.StepBlocked:
-			s.Log.Info("not begun: " + t.ID)
+			s.Log.Info("not begun, so it has changed nothing: " + t.ID)
 		}
 	}
 	s.Log.Info("all output is in " + r.Dir)
@@ -232,6 +236,35 @@ func tellStopped(s recovery.Site, r recovery.Run, id string) {
 		s.Log.Info("whom to call: " + contact)
 	}
 	s.Log.Info("to go on: blackstart runbook resume " + id)
+	if len(r.Undo) > 0 {
+		var names []string
+		for _, u := range r.Undo {
+			names = append(names, u.Task)
+		}
+		s.Log.Info("can be taken back: " + strings.Join(names, ", "))
+		s.Log.Info("to take them back: blackstart runbook undo " + id)
+	}
+}
+
+// lastLines are the last lines of a file, as far as they can be read.
+func lastLines(file string, n int) []string {
+	const most = 4 << 10 // bytes
+	f, err := os.Open(file)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = f.Close() }() // only read from
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil
+	}
+	b, err := io.ReadAll(io.NewSectionReader(f, max(size-most, 0), most))
+	text := strings.TrimSpace(strings.ToValidUTF8(string(b), "\uFFFD"))
+	if err != nil || text == "" {
+		return nil
+	}
+	lines := strings.Split(text, "\n")
+	return lines[max(len(lines)-n, 0):]
 }
 
 func runbookResume() *cli.Command {

@@ -53,7 +53,7 @@ func (v *runView) tell(e recovery.StepEvent) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	i := slices.IndexFunc(v.running, func(o recovery.StepEvent) bool { return o.Task.ID == e.Task.ID })
-	if e.State == recovery.StepRunning {
+	if e.State == recovery.StepRunning || e.State == recovery.StepUndoing {
 		first := i < 0
 		if first {
 			v.running = append(v.running, e)
@@ -65,7 +65,7 @@ func (v *runView) tell(e recovery.StepEvent) {
 			v.running[i] = e
 		}
 		if first && !v.tty {
-			v.line("begun", e)
+			v.line(map[recovery.StepState]string{recovery.StepRunning: "begun", recovery.StepUndoing: "taking back"}[e.State], e)
 		}
 		return
 	}
@@ -79,7 +79,7 @@ func (v *runView) tell(e recovery.StepEvent) {
 func (v *runView) line(word string, e recovery.StepEvent) {
 	v.erase()
 	s := fmt.Sprintf("%-12s %s", word, printable(e.Task.ID))
-	if word != "begun" {
+	if word != "begun" && word != "taking back" {
 		s += ", " + e.Took.Round(10*time.Millisecond).String()
 	}
 	if e.Err != nil {
