@@ -190,7 +190,8 @@ func (g hostGround) startNameServer(ctx context.Context, lock *os.File, args []s
 	if err != nil {
 		return undo(err)
 	}
-	return cmd.Process.Pid, at, cmd.Process.Release()
+	pid = cmd.Process.Pid // which Release forgets
+	return pid, at, cmd.Process.Release()
 }
 
 // endNameServer ends a name server, and returns when f is locked.
