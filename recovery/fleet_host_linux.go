@@ -173,7 +173,7 @@ func putScript(sha256, dir string) string {
 	return `umask 022; t=` + quote(dir) + `/.` + sha256 + `.$$; trap "rm -f \"$t\"" EXIT;
 dd of="$t" bs=65536 conv=fsync 2>/dev/null || { echo "it cannot be written" >&2; exit 1; };
 set -- $(sha256sum "$t"); [ "$1" = ` + sha256 + ` ] || { echo "the copy has the digest $1" >&2; exit 1; };
-chmod 755 "$t" && mv -f "$t" ` + quote(dir) + `/` + sha256 + ` && sync`
+chmod 755 "$t" && mv -f "$t" ` + quote(dir) + `/` + sha256 + ` && { sync ` + quote(dir) + ` 2>/dev/null || sync; }`
 }
 
 // ask runs a script there, with in as its standard input, and gives the marked lines of

@@ -57,7 +57,7 @@ func newFarHere(t *testing.T, silence time.Duration) *farHere {
 		t.Fatal(err)
 	}
 	server := freePort(t)
-	config := fmt.Sprintf("HostKey %s/host\nListenAddress %s\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nAuthorizedKeysFile %[1]s/user.pub\n", dir, server)
+	config := fmt.Sprintf("HostKey %s/host\nListenAddress %s\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nAuthorizedKeysFile %[1]s/user.pub\nSetEnv HOME=%[1]s\n", dir, server)
 	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func (s *segment) sh(script string) {
 func (m *farMachine) boot() {
 	s := m.seg
 	s.t.Helper()
-	config := fmt.Sprintf("HostKey %s/host-%s\nPort 22\nPort 2222\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nAuthorizedKeysFile %s/user.pub\n", s.dir, m.name, s.dir)
+	config := fmt.Sprintf("HostKey %s/host-%s\nPort 22\nPort 2222\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nAuthorizedKeysFile %s/user.pub\nSetEnv HOME=%s\n", s.dir, m.name, s.dir, s.home)
 	file := filepath.Join(s.dir, "sshd-"+m.name)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		s.t.Fatal(err)
