@@ -25,8 +25,10 @@ type sshGround struct{ host *farHost }
 func (g sshGround) On(host string) (Ground, error) { return g.host.fleet.on(host) }
 
 func (g sshGround) Ready(ctx context.Context) error {
-	_, err := g.host.connect(ctx)
-	return err
+	if _, err := g.host.connect(ctx); err != nil {
+		return fmt.Errorf("host %s: %w", g.host.name, err)
+	}
+	return nil
 }
 
 func (g sshGround) Shell(ctx context.Context, text string, env []string, dir string, out io.Writer) (int, error) {
@@ -84,25 +86,47 @@ func (g sshGround) send(ctx context.Context, e errand, out io.Writer) (code int,
 	if err != nil {
 		return 0, "", fmt.Errorf("writing a step for %s: %w", g.host.name, err)
 	}
+	l, ses, err := g.session(ctx)
+	if err == nil {
+		code, said, err = g.exchange(ctx, ses, f.site.errandArgs(l.program), text, out)
+	}
+	if err != nil {
+		err = fmt.Errorf("host %s: %w", g.host.name, err)
+	}
+	return code, said, err
+}
+
+const (
+	sessionWait  = time.Minute // for another step to end, where a server has no more sessions
+	sessionEvery = 100 * time.Millisecond
+)
+
+// session begins a session, on a new connection where the one that is there has died and
+// nobody has noticed.
+func (g sshGround) session(ctx context.Context) (*link, *ssh.Session, error) {
+	until := time.Now().Add(sessionWait)
 	for first := true; ; first = false {
 		l, err := g.host.connect(ctx)
 		if err != nil {
-			return 0, "", err
+			return nil, nil, err
 		}
 		ses, err := newSession(ctx, l.client)
-		if err != nil && first && ctx.Err() == nil {
-			_ = l.client.Close() // it had died, and nobody had noticed
+		var full *ssh.OpenChannelError // the connection carries other steps, and is well
+		switch {
+		case err == nil:
+			return l, ses, nil
+		case ctx.Err() != nil:
+			return nil, nil, err
+		case errors.As(err, &full) && time.Now().Before(until):
+			if err := sleep(ctx, sessionEvery); err != nil {
+				return nil, nil, err
+			}
+		case errors.As(err, &full) || !first:
+			return nil, nil, err
+		default:
+			_ = l.client.Close() // it is dead
 			g.host.forget(l)
-			continue
 		}
-		if err != nil {
-			return 0, "", fmt.Errorf("host %s: %w", g.host.name, err)
-		}
-		code, said, err := g.exchange(ctx, ses, f.site.errandArgs(l.program), text, out)
-		if err != nil {
-			err = fmt.Errorf("host %s: %w", g.host.name, err)
-		}
-		return code, said, err
 	}
 }
 

@@ -58,11 +58,11 @@ func (h *farHost) connect(ctx context.Context) (*link, error) {
 	select {
 	case <-l.done:
 		if l.err != nil {
-			return nil, fmt.Errorf("host %s: %w", h.name, l.err)
+			return nil, l.err
 		}
 		return l, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("host %s is not ready: %w", h.name, context.Cause(ctx))
+		return nil, fmt.Errorf("it is not ready: %w", context.Cause(ctx))
 	}
 }
 
@@ -71,7 +71,7 @@ func (h *farHost) make(l *link) {
 	defer h.forget(l)
 	ctx, cancel := h.fleet.lasting(prepareLimit)
 	defer cancel()
-	l.client, l.err = fetch.DialSSH(ctx, h.fleet.place(h.name, h.login), h.fleet.net(), h.fleet.silence)
+	l.client, l.err = fetch.DialSSH(ctx, h.fleet.place(h.name, h.login), h.fleet.site.From.Net, h.fleet.silence)
 	if l.err != nil {
 		close(l.done)
 		return
@@ -168,9 +168,10 @@ for d in ` + put.String() + `; do
 done`
 }
 
-// putScript writes standard input to a directory, under its digest: whole or not at all.
+// putScript writes standard input to a directory, under its digest: whole or not at all,
+// also where the connection ends in the middle.
 func putScript(sha256, dir string) string {
-	return `umask 022; t=` + quote(dir) + `/.` + sha256 + `.$$; trap "rm -f \"$t\"" EXIT;
+	return `umask 022; t=` + quote(dir) + `/.` + sha256 + `.$$; trap "" PIPE HUP; trap "rm -f \"$t\"" EXIT;
 dd of="$t" bs=65536 conv=fsync 2>/dev/null || { echo "it cannot be written" >&2; exit 1; };
 set -- $(sha256sum "$t"); [ "$1" = ` + sha256 + ` ] || { echo "the copy has the digest $1" >&2; exit 1; };
 chmod 755 "$t" && mv -f "$t" ` + quote(dir) + `/` + sha256 + ` && { sync ` + quote(dir) + ` 2>/dev/null || sync; }`

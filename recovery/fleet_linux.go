@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"sync"
 	"time"
 
@@ -123,13 +122,6 @@ func (s Site) kitHostKeys() map[string]digest.Digest {
 		s.Log.Warn("letting go of the kit: " + err.Error())
 	}
 	return keys
-}
-
-// net is how hosts are dialled.
-func (f *fleet) net() fetch.Net {
-	n := f.site.From.Net
-	n.Names = maps.Clone(n.Names)
-	return n
 }
 
 func readSelf() (p program, err error) {

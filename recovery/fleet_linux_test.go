@@ -34,6 +34,7 @@ type farHere struct {
 
 	mu     sync.Mutex
 	frozen chan struct{} // closed while bytes pass
+	pause  time.Duration // before each piece
 	taken  int
 }
 
@@ -57,7 +58,7 @@ func newFarHere(t *testing.T, silence time.Duration) *farHere {
 		t.Fatal(err)
 	}
 	server := freePort(t)
-	config := fmt.Sprintf("HostKey %s/host\nListenAddress %s\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nAuthorizedKeysFile %[1]s/user.pub\nSetEnv HOME=%[1]s\n", dir, server)
+	config := fmt.Sprintf("HostKey %s/host\nListenAddress %s\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nMaxSessions 3\nAuthorizedKeysFile %[1]s/user.pub\nSetEnv HOME=%[1]s\n", dir, server)
 	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -120,8 +121,9 @@ func (f *farHere) front(t *testing.T, to string) netip.AddrPort {
 		for {
 			n, err := a.Read(buf)
 			f.mu.Lock()
-			wait := f.frozen
+			wait, pause := f.frozen, f.pause
 			f.mu.Unlock()
+			time.Sleep(pause)
 			<-wait
 			if err != nil {
 				_ = b.Close()
@@ -161,6 +163,15 @@ func (f *farHere) front(t *testing.T, to string) netip.AddrPort {
 		wg.Wait()
 	})
 	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// slow makes a thin line of the network.
+func (f *farHere) slow(on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.pause = 0; on {
+		f.pause = 2 * time.Millisecond // for 32 KiB
+	}
 }
 
 func (f *farHere) freeze() {
@@ -240,6 +251,49 @@ func TestFleetSilence(t *testing.T) {
 	var out bytes.Buffer
 	if code, err := g.Shell(t.Context(), "echo again; exit 3", nil, "", &out); code != 3 || err != nil || out.String() != "again\n" {
 		t.Errorf("Shell() on a new connection = %d, %v, %q; want 3, nil, again", code, err, &out)
+	}
+}
+
+// A copy of this program that is cut off leaves nothing behind, and is made again.
+func TestFleetCopyCutOff(t *testing.T) {
+	const silence = time.Second
+	f := newFarHere(t, silence)
+	g := f.on(t)
+	f.slow(true)
+	done := make(chan error, 1)
+	go func() { done <- g.Ready(t.Context()) }()
+	bin := filepath.Join(f.site.Host.State, "bin")
+	half := func() bool { parts, _ := filepath.Glob(bin + "/.[0-9a-f]*"); return len(parts) > 0 }
+	waitUntil(t, "the copy is begun", half)
+	f.freeze()
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "copying this program to "+bin) {
+		t.Errorf("Ready() = %v; want that the copy failed", err)
+	}
+	f.slow(false)
+	f.thaw()
+	waitUntil(t, "what was copied is removed", func() bool { return !half() })
+	if err := g.Ready(t.Context()); err != nil {
+		t.Errorf("Ready() = %v; want nil", err)
+	}
+	if found, err := os.ReadDir(bin); err != nil || len(found) != 1 || len(found[0].Name()) != 64 {
+		t.Errorf("%s holds %v, %v; want the program alone", bin, found, err)
+	}
+	// Where it is damaged, it is copied anew, to a place that programs are run from.
+	site := f.site
+	if err := errors.Join(os.RemoveAll(bin), os.WriteFile(bin, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	again := site.fleet(f.fleet.logins, nil)
+	defer again.Close()
+	far, err := again.on("far")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, err := far.Shell(t.Context(), "exit 4", nil, "", io.Discard); err != nil || code != 4 {
+		t.Errorf("Shell() = %d, %v; want 4, nil", code, err)
+	}
+	if found, err := filepath.Glob(site.Host.Data + "/bin/*"); err != nil || len(found) != 1 {
+		t.Errorf("%s/bin holds %v, %v; want the program", site.Host.Data, found, err)
 	}
 }
 

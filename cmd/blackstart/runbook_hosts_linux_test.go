@@ -368,6 +368,7 @@ func TestRunbookHostsKeys(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t, "a")
 	a := s.hosts[0]
+	a.do("mount -o remount,noexec " + s.state) // as many systems have /run
 	text := "runbook: one\nservice: one\nhosts: [a]\nsteps:\n  - name: touch\n    hosts: [a]\n    retries: RETRIES\n    run: touch " + s.data + "/touched\n"
 	rb := s.runbook(strings.ReplaceAll(text, "RETRIES", "0"))
 	stubborn := s.runbook(strings.ReplaceAll(text, "RETRIES", "5"))
@@ -400,12 +401,32 @@ func TestRunbookHostsKeys(t *testing.T) {
 		}
 	}
 	a.do("test ! -e " + s.data + "/touched")
+	sock := s.dir + "/agent"
+	agent := exec.Command("ssh-agent", "-D", "-a", sock)
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = agent.Process.Kill(), agent.Wait() }()
+	eventually(t, 5*time.Second, "the agent has the key", func() bool {
+		add := exec.Command("ssh-add", "-q", s.dir+"/user")
+		add.Env = []string{"SSH_AUTH_SOCK=" + sock}
+		return add.Run() == nil
+	})
+	cmd := s.command("runbook", "run", rb, "--host", "a="+a.v4()+"#pin="+a.pin)
+	cmd.Env = append(cmd.Env, "SSH_AUTH_SOCK="+sock)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("with the agent's key: %v; want nil\n%s", err, out)
+	}
+	a.do("rm " + s.data + "/touched")
 	for name, host := range map[string]string{"IPv6": "[" + a.v6() + "]:2222", "a user, and --pin": "root@" + a.v4()} {
 		out, code := s.run(append([]string{"runbook", "run", rb, "--host", "a=" + host, "--pin", a.pin}, key...)...)
 		if code != 0 {
 			t.Errorf("%s: exit status %d; want 0\n%s", name, code, out)
 		}
 		a.do("rm " + s.data + "/touched")
+	}
+	if got := a.do("ls -A " + s.state + "/bin; ls " + s.data + "/bin"); len(got) != 65 {
+		t.Errorf("where programs are not run from, and where they are: %q; want the one in the second", got)
 	}
 	// What was refused goes on when the key is known, and a host may have moved.
 	if out, code := s.run("runbook", "run", rb, "--host", "a="+a.v4(), "--ssh-key", s.dir+"/user"); code != 5 {
