@@ -49,6 +49,28 @@
 // when: a non-zero exit leaves the step out, and what needs it goes on. check: a zero exit says that the step's work is
 // done already. A secret's value has no place in a file; a [Masker] keeps it out of what is shown and recorded.
 //
+// # Other hosts
+//
+// A step with hosts is done on each of them, over SSH, by a copy of the program that runs the runbook, with its own
+// --state and --data directories: fetch and container use that host's kit there. Its shell texts get the variables
+// and no others, and see neither the terminal nor the agent. when and check are asked there as well, wait_for looks
+// from there, and undo runs there. With cert, the session is asked where the runbook runs, and with.to is on the host.
+//
+// # What stays
+//
+// container and dns: serve leave something running when the run is over. A container is ended by a stop step. The name
+// server of dns: serve is one process for the first address of with.listen, 127.0.0.1:53 without; where it runs
+// with the same data already, the step says so, and with other data it is replaced. It appends to DATA/dns.log, and
+// STATE/dns tells its process. dns: release ends all of them and takes back dns: takeover, which points
+// resolv.conf at the addresses of with.listen; kill and blackstart dns release do either one by hand. cert writes cert.pem,
+// key.pem (0600) and ca.pem into the directory with.to, and renews them when it is done again.
+//
+// # Undo
+//
+// undo takes a step back that a run has done: the last step that was done first, and only what the run itself
+// did. It may be cut off and run again, so it must stand being repeated. with.env, with.dir and the step's
+// timeout are those of the step.
+//
 // # Names
 //
 // Nothing here is looked up through the system's resolver: hosts in tcp and http are IP addresses.
