@@ -172,17 +172,18 @@ func (g sshGround) exchange(ctx context.Context, ses *ssh.Session, args []string
 		words[i] = quote(a)
 	}
 	over := make(chan struct{})
-	ended := make(chan error, 1)
+	var why error
+	ended := make(chan struct{})
 	go func() { // it ends with the connection at the latest
-		err := ses.Start("exec " + strings.Join(words, " "))
-		if err == nil {
+		defer close(ended)
+		why = ses.Start("exec " + strings.Join(words, " "))
+		if why == nil {
 			go g.accompany(in, text, over)
-			err = ses.Wait()
+			why = ses.Wait()
 		}
-		ended <- err
 	}()
 	select {
-	case err = <-ended:
+	case <-ended:
 		close(over)
 	case <-ctx.Done():
 		close(over) // the end of its input is what it ends by
@@ -198,16 +199,16 @@ func (g sshGround) exchange(ctx context.Context, ses *ssh.Session, args []string
 	var exit *ssh.ExitError
 	var missing *ssh.ExitMissingError
 	switch {
-	case err == nil:
+	case why == nil:
 		return 0, said, nil
-	case errors.As(err, &exit) && exit.Signal() == "":
+	case errors.As(why, &exit) && exit.Signal() == "":
 		return exit.ExitStatus(), said, nil
-	case errors.As(err, &exit):
+	case errors.As(why, &exit):
 		return 0, said, fmt.Errorf("the program that did it there was ended by SIG%s", exit.Signal())
-	case errors.As(err, &missing), errors.Is(err, io.EOF):
+	case errors.As(why, &missing), errors.Is(why, io.EOF):
 		return 0, said, ErrLost
 	}
-	return 0, said, fmt.Errorf("%w: %w", ErrLost, err)
+	return 0, said, fmt.Errorf("%w: %w", ErrLost, why)
 }
 
 // accompany sends the errand, and goes on to say that somebody waits for it.
