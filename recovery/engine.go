@@ -74,7 +74,6 @@ type RunbookOptions struct {
 	Digest    string // of the runbook's file
 	Select    runbooks.Selection
 	Ground    Ground
-	Contacts  map[string]string                                        // of the kit
 	Confirm   func(ctx context.Context, question string) (bool, error) // nil: every question is answered with yes
 	Tell      func(StepEvent)                                          // one call at a time; may be nil
 	Journal   func(kind string, data any) error                        // what happens is on disk when it returns; may be nil

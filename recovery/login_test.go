@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"errors"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -33,6 +34,11 @@ func TestParseLogin(t *testing.T) {
 			t.Errorf("ParseLogin(%q) = %v, %v; want %v", in, l, err, ErrUsage)
 		case want != "" && (err != nil || l.String() != want):
 			t.Errorf("ParseLogin(%q) = %v, %v; want %s", in, l, err, want)
+		case want != "":
+			u, err := url.Parse(l.place(nil).URL)
+			if err != nil || u.Hostname() != l.Addr.Addr().String() || u.User.Username() != l.User {
+				t.Errorf("place(%v) = %v, %v; want its user and address", l, u, err)
+			}
 		}
 	}
 	if hosts, err := ParseHosts([]string{"a=10.0.0.1", "b=anna@[fd00::1]:23#pin=" + pin}); err != nil || hosts["b"].User != "anna" || Addresses(hosts)["a"].String() != "10.0.0.1" {

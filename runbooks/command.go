@@ -1,6 +1,7 @@
 package runbooks
 
 import (
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,8 +33,7 @@ func (s *Step) Command() string {
 		}
 		return c
 	case DNS:
-		c := line("blackstart", "dns", s.DNS).flags("listen", w.Listen).flag("mode", w.Answers).flag("zone", w.Zone).flags("upstream", w.Upstream)
-		return c.flags("override", pairs(w.Overrides)).String()
+		return s.dnsCommand(w)
 	case Cert:
 		c := line("blackstart", "certs", "issue").flag("service", s.Cert).flags("dns", w.Names).flags("ip", w.Addresses).flags("uri", w.URIs)
 		return c.flag("for", duration(w.For)).flag("o", w.To).String()
@@ -44,6 +44,27 @@ func (s *Step) Command() string {
 	case Confirm, Note:
 	}
 	return ""
+}
+
+func (s *Step) dnsCommand(w *With) string {
+	c := line("blackstart", "dns", s.DNS)
+	switch s.DNS {
+	case "serve":
+		c = c.is("kit", w.Zone == "").flags("listen", w.Listen).flag("mode", w.Answers).flag("zone", w.Zone).flags("upstream", w.Upstream)
+		return c.flags("override", pairs(w.Overrides)).String()
+	case "takeover":
+		for _, l := range w.Listen {
+			host, _, err := net.SplitHostPort(l)
+			if err != nil {
+				host = l // a variable
+			}
+			c = c.add(host)
+		}
+		if len(w.Listen) == 0 {
+			c = c.add("127.0.0.1")
+		}
+	}
+	return c.String()
 }
 
 // around puts a script where and with what it is to run.

@@ -232,7 +232,16 @@ func tellStopped(s recovery.Site, r recovery.Run, id string) {
 		}
 	}
 	s.Log.Info("all output is in " + r.Dir)
+	var known map[string]string // of the kit; a runbook may name those
+	if len(r.Contacts) > 0 {
+		if k, err := s.Known(); err == nil {
+			known = k.Contacts
+		}
+	}
 	for _, contact := range r.Contacts {
+		if uri := known[contact]; uri != "" {
+			contact += ", " + uri
+		}
 		s.Log.Info("whom to call: " + contact)
 	}
 	s.Log.Info("to go on: blackstart runbook resume " + id)

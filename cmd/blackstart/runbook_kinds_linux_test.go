@@ -13,6 +13,7 @@ const kindsThere = `
 runbook: every kind there
 service: kinds
 hosts: [a]
+contacts: [oncall]
 steps:
   - name: fetch
     hosts: [a]
@@ -23,7 +24,12 @@ steps:
     hosts: [a]
     cert: shop
     with: {to: DATA/identity, names: [www.shop.example], addresses: ["${ip_a}"], for: 1h}
+  - name: cert here
+    needs: []
+    cert: shop
+    with: {to: DATA/here, names: [api.shop.example]}
   - name: container
+    needs: [cert]
     hosts: [a]
     container: NAME
     with: {rootfs: DATA/rootfs, command: [/bin/busybox, sleep, "4720"]}
@@ -64,7 +70,7 @@ func TestRunbookHostsKinds(t *testing.T) {
 		return out
 	}
 	write("tool", "#!/bin/sh\necho a tool\n")
-	write("kit.yaml", fmt.Sprintf("name: site\nartifacts: [{name: tool, file: tool}]\ntrust: [{name: a, spki: %q}]\n", a.pin))
+	write("kit.yaml", fmt.Sprintf("name: site\nartifacts: [{name: tool, file: tool}]\ntrust: [{name: a, spki: %q}]\ncontacts: [{name: oncall, uri: \"sip:oncall@10.0.0.9\"}]\n", a.pin))
 	write("shop.zone", "$ORIGIN shop.example.\n@ 60 IN SOA ns hostmaster 1 60 60 60 60\n@ 60 IN NS ns\nns 60 IN A 10.0.0.53\nwww 60 IN A 10.0.0.1\n")
 	must("kit", "build", "-f", "kit.yaml", "-o", s.data+"/kit")
 	must("kit", "sign", s.data+"/kit", "--key", "user")
@@ -87,8 +93,11 @@ mkdir -p %[2]s/rootfs/bin; cd %[2]s/rootfs; mkdir dev etc proc run sys tmp; cp /
 	if code != 1 {
 		t.Fatalf("exit status %d; want 1 for the last step alone\n%s", code, out)
 	}
+	if !strings.Contains(out, "whom to call: oncall, sip:oncall@10.0.0.9") {
+		t.Errorf("whom to call is not said:\n%s", out)
+	}
 	wantStates(t, s.states(), map[string]string{
-		"fetch @ a": "done", "cert @ a": "done", "container @ a": "done", "it runs @ a": "done", "names @ a": "done", "asked from here": "done", "not yet": "failed",
+		"fetch @ a": "done", "cert @ a": "done", "cert here": "done", "container @ a": "done", "it runs @ a": "done", "names @ a": "done", "asked from here": "done", "not yet": "failed",
 	})
 	if got := a.do(s.data + "/tool; stat -c %a " + s.data + "/tool"); got != "a tool\n751\n" {
 		t.Errorf("what was fetched is %q; want the tool, 751", got)
@@ -99,6 +108,7 @@ mkdir -p %[2]s/rootfs/bin; cd %[2]s/rootfs; mkdir dev etc proc run sys tmp; cp /
 	if _, err := os.Stat(s.data + "/identity"); err == nil {
 		t.Error("the certificate is here as well; want it there alone")
 	}
+	s.sh(fmt.Sprintf("cd %s/here; test $(stat -Lc %%a key.pem) = 600; openssl verify -CAfile ca.pem -untrusted cert.pem -verify_hostname api.shop.example cert.pem", s.data))
 	// The run is over, and what it started lives on.
 	containers := func() string { return a.do("pgrep -fc 'busybox [s]leep 4720' || :") }
 	if n := containers(); n != "1\n" {
