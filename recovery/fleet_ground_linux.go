@@ -159,10 +159,10 @@ func newSession(ctx context.Context, c *ssh.Client) (*ssh.Session, error) {
 // exchange starts the program, gives it the errand and keeps it company until it ends.
 func (g sshGround) exchange(ctx context.Context, ses *ssh.Session, args []string, text []byte, out io.Writer) (int, string, error) {
 	defer func() { _ = ses.Close() }() // it mostly is
-	gate := &gate{to: out}
-	defer gate.shut()
+	passing := &gate{to: out}
+	defer passing.shut()
 	complaint := &firstBytes{left: answerLimit}
-	ses.Stdout, ses.Stderr = gate, complaint
+	ses.Stdout, ses.Stderr = passing, complaint
 	in, err := ses.StdinPipe()
 	if err != nil {
 		return 0, "", err

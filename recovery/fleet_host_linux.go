@@ -154,7 +154,7 @@ func findScript(sha256 string, dirs []string) string {
 		have.WriteString(quote(d+"/"+sha256) + " ")
 		put.WriteString(quote(d) + " ")
 	}
-	return `echo ` + markHost + ` $(uname -s) $(uname -m);
+	return `umask 066; echo ` + markHost + ` $(uname -s) $(uname -m);
 for f in ` + have.String() + `"$(command -v blackstart)"; do
   [ -f "$f" ] && [ -x "$f" ] || continue;
   set -- $(sha256sum "$f"); [ "$1" = ` + sha256 + ` ] || continue;

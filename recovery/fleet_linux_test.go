@@ -278,6 +278,9 @@ func TestFleetCopyCutOff(t *testing.T) {
 	if found, err := os.ReadDir(bin); err != nil || len(found) != 1 || len(found[0].Name()) != 64 {
 		t.Errorf("%s holds %v, %v; want the program alone", bin, found, err)
 	}
+	if st, err := os.Stat(bin); err != nil || st.Mode().Perm() != 0o711 {
+		t.Errorf("%s is %v, %v; want that nobody else writes there", bin, st, err)
+	}
 	// Where it is damaged, it is copied anew, to a place that programs are run from.
 	site := f.site
 	if err := errors.Join(os.RemoveAll(bin), os.WriteFile(bin, nil, 0o600)); err != nil {

@@ -85,7 +85,8 @@ func runbookRun() *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "do what a runbook says", ArgsUsage: "FILE",
 		Description: `Steps run in parallel where their needs allow it. What happens is on disk before and after each
-step; a run that stops, for whatever reason, goes on with runbook resume. Exit status 1: a step failed.
+step; a run that stops, for whatever reason, goes on with runbook resume. Exit status 1: a step
+failed; 5: a host has another key than the one that it is known by.
 
 Steps with hosts are done over SSH, with the agent's keys, those at home or --ssh-key. A host is known
 by #pin= behind its address, by --pin, by the kit's trust of its name, or by known_hosts. This program
