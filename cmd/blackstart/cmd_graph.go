@@ -11,8 +11,10 @@ import (
 	"strings"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/urfave/cli/v2"
 
+	"github.com/blackstart-project/blackstart/recovery"
 	"github.com/blackstart-project/blackstart/recovery/graph"
 )
 
@@ -41,6 +43,7 @@ that an outage would find:
 const (
 	maxGraphFile  = 16 << 20 // bytes
 	maxGraphFiles = 100_000
+	mostEdges     = 12 // of a loop that are told one by one
 )
 
 // graphFiles reads files, and those below directories that end in .yaml, .yml or
@@ -83,19 +86,37 @@ func graphFiles(paths []string) ([]graph.File, error) {
 
 func readGraph(c *cli.Context, paths []string) (*graph.Graph, error) {
 	if len(paths) == 0 {
-		return nil, usage("%s takes files and directories", c.Command.FullName())
+		return nil, usage("%s takes files, directories and kits", c.Command.FullName())
 	}
-	files, err := graphFiles(paths)
+	var files []graph.File
+	var plain []string
+	for _, p := range paths {
+		if _, err := os.Stat(filepath.Join(p, ocispec.ImageLayoutFile)); err != nil {
+			plain = append(plain, p)
+			continue
+		}
+		s, err := bareSite(c)
+		if err != nil {
+			return nil, err
+		}
+		of, err := s.KitGraph(recovery.KitOptions{Dir: p})
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, of...)
+	}
+	more, err := graphFiles(plain)
 	if err != nil {
 		return nil, err
 	}
-	return graph.Read(files...)
+	return graph.Read(append(files, more...)...)
 }
 
 func graphFlags() []cli.Flag {
+	const quarter = 90 * 24 * time.Hour
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "observed", Usage: "what was seen in use counts as needed"},
-		&cli.DurationFlag{Name: "max-age", Usage: "`TIME` after which a proof is stale"},
+		&cli.DurationFlag{Name: "max-age", Value: quarter, Usage: "`TIME` after which a proof is stale"},
 	}
 }
 
@@ -105,10 +126,12 @@ func checkOptions(c *cli.Context) graph.CheckOptions {
 
 func graphCheck() *cli.Command {
 	return &cli.Command{
-		Name: "check", Usage: "say whether everything can be brought back from nothing", ArgsUsage: "DIR|FILE...",
+		Name: "check", Usage: "say whether everything can be brought back from nothing", ArgsUsage: "DIR|FILE|KIT...",
 		Description: `Exit status 0: yes, from hardware, this program and safe storage. 3: no, and the shortest loops are
-told. What else is wrong is told as well: services that wait for a higher tier, proofs that are
-missing or stale, single points, and what one change would unlock most.`,
+told, with where each of their edges comes from. What else is wrong is told as well: services that
+wait for a higher tier, proofs that are missing, stale or of another runbook, single points, and
+what one change would unlock most. The proofs that rehearse and pare write are read like any file.
+A kit counts with its services, capabilities and runbooks.`,
 		Flags: append([]cli.Flag{outputFlag()}, graphFlags()...),
 		Action: func(c *cli.Context) error {
 			g, err := readGraph(c, c.Args().Slice())
@@ -130,15 +153,24 @@ missing or stale, single points, and what one change would unlock most.`,
 func writeReport(w io.Writer, r graph.Report) error {
 	for _, l := range r.Loops {
 		fmt.Fprintf(w, "loop        %s\n", printable(l.Sentence()))
+		for _, e := range l.Edges[:min(len(l.Edges), mostEdges)] {
+			fmt.Fprintf(w, "            %s: %s\n", printable(e.String()), printable(e.Evidence()))
+		}
+		if n := len(l.Edges) - mostEdges; n > 0 {
+			fmt.Fprintf(w, "            and %d more edges: --output json has them\n", n)
+		}
+	}
+	if len(r.Jumpstart) > 0 {
+		fmt.Fprintf(w, "way out     recovery containers for %s together break every loop\n", printable(strings.Join(r.Jumpstart, ", ")))
 	}
 	for _, m := range r.Missing {
-		fmt.Fprintf(w, "missing     %s needs %s, which nobody provides\n", printable(m.Service), printable(m.Need.String()))
+		fmt.Fprintf(w, "missing     %s needs %s, which nobody provides (%s)\n", printable(m.Service), printable(m.Need.String()), printable(graph.Edge{Need: m.Need}.Evidence()))
 	}
 	for _, v := range r.Inversions {
-		fmt.Fprintf(w, "inversion   %s\n", printable(v.String()))
+		fmt.Fprintf(w, "inversion   %s (%s)\n", printable(v.String()), printable(v.Evidence()))
 	}
 	for _, v := range r.Undeclared {
-		fmt.Fprintf(w, "undeclared  %s\n", printable(v.String()))
+		fmt.Fprintf(w, "undeclared  %s (%s)\n", printable(v.String()), printable(graph.Edge{Need: v.Need}.Evidence()))
 	}
 	for _, v := range r.Unproven {
 		fmt.Fprintf(w, "unproven    %s: %s\n", printable(v.Service), printable(v.Why))
@@ -150,15 +182,26 @@ func writeReport(w io.Writer, r graph.Report) error {
 		fmt.Fprintf(w, "would help  %s\n", printable(v.String()))
 	}
 	for _, p := range r.Problems {
-		fmt.Fprintf(w, "problem     %s\n", printable(p.Message))
+		fmt.Fprintf(w, "problem     %s (%s)\n", printable(p.Message), printable(places(p.At, p.Other)))
 	}
 	_, err := fmt.Fprintf(w, "%d services, %d edges, %d waves; %d stuck\n", r.Services, r.Edges, len(r.Waves), len(r.Stuck))
 	return err
 }
 
+// places are those of a problem.
+func places(at ...graph.Position) string {
+	var all []string
+	for _, p := range at {
+		if p.File != "" {
+			all = append(all, fmt.Sprintf("%s:%d", p.File, p.Line))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
 func graphOrder() *cli.Command {
 	return &cli.Command{
-		Name: "order", Usage: "the plan for what was lost: waves, owners, runbooks, times", ArgsUsage: "DIR|FILE...",
+		Name: "order", Usage: "the plan for what was lost: waves, owners, runbooks, times", ArgsUsage: "DIR|FILE|KIT...",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "lost", Usage: "`A,B`: services; without it and --region, everything"},
 			&cli.StringFlag{Name: "region", Usage: "`R` and all its services"},
@@ -213,7 +256,7 @@ func writePlan(w io.Writer, p graph.Plan) error {
 		if s.Critical {
 			name += " *"
 		}
-		rows = append(rows, []string{fmt.Sprint(s.Wave), name, printable(s.Owner), printable(s.Runbook), s.Takes.Likely.String() + " " + string(s.Takes.Source), s.Finish.String()})
+		rows = append(rows, []string{fmt.Sprint(s.Wave), name, printable(s.Owner), printable(s.Runbook), about(s.Takes.Likely) + " " + string(s.Takes.Source), about(s.Finish)})
 	}
 	if err := table(w, rows); err != nil {
 		return err
@@ -221,13 +264,21 @@ func writePlan(w io.Writer, p graph.Plan) error {
 	for _, l := range p.Loops {
 		fmt.Fprintf(w, "loop: %s\n", printable(l.Sentence()))
 	}
-	_, err := fmt.Fprintf(w, "likely back after %s (%s to %s); %d times are guessed; * is what the end waits for\n", p.Time.Likely, p.Time.Low, p.Time.High, p.Guessed)
+	_, err := fmt.Fprintf(w, "likely back after %s (%s to %s); %d times are guessed; * is what the end waits for\n", about(p.Time.Likely), about(p.Time.Low), about(p.Time.High), p.Guessed)
 	return err
+}
+
+// about drops what nobody needs to know of a time.
+func about(d time.Duration) string {
+	if d < 10*time.Second {
+		return d.Round(10 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
 }
 
 func graphSimulate() *cli.Command {
 	return &cli.Command{
-		Name: "simulate", Usage: "play losses: which are recoverable, how long they take, the worst first", ArgsUsage: "DIR|FILE...",
+		Name: "simulate", Usage: "play losses: which are recoverable, how long they take, the worst first", ArgsUsage: "DIR|FILE|KIT...",
 		Description: `Every single loss, unless --pairs or --lose says otherwise. Exit status 3 where one is not recoverable.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "pairs", Usage: "every pair as well"},
@@ -265,7 +316,7 @@ func graphSimulate() *cli.Command {
 			if err := result(c, sim, func(w io.Writer) error {
 				rows := [][]string{{"LOST", "DOWN", "STUCK", "BACK AFTER", "FOR EXAMPLE"}}
 				for _, out := range sim.Outcomes {
-					rows = append(rows, []string{printable(out.Name), fmt.Sprint(out.Down), fmt.Sprint(out.Stuck), out.Time.String(), printable(strings.Join(out.Example, ", "))})
+					rows = append(rows, []string{printable(out.Name), fmt.Sprint(out.Down), fmt.Sprint(out.Stuck), about(out.Time), printable(strings.Join(out.Example, ", "))})
 				}
 				return table(w, rows)
 			}); err != nil {
@@ -281,7 +332,7 @@ func graphSimulate() *cli.Command {
 
 func graphRender() *cli.Command {
 	return &cli.Command{
-		Name: "render", Usage: "draw it", ArgsUsage: "DIR|FILE...",
+		Name: "render", Usage: "draw it", ArgsUsage: "DIR|FILE|KIT...",
 		Flags: append([]cli.Flag{&cli.StringFlag{Name: "format", Value: "html", Usage: "`FORMAT`: html (one page that loads nothing), svg, dot, mermaid or json"}}, graphFlags()...),
 		Action: func(c *cli.Context) error {
 			format := graph.Format(c.String("format"))

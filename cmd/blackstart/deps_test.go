@@ -12,7 +12,7 @@ import (
 // A package that is not named may import no other one.
 const arrows = `
 cmd/blackstart -> recovery recovery/access recovery/drill recovery/graph recovery/journal recovery/kit recovery/names certs container container/image container/salvage fetch sandbox runbooks
-recovery       -> certs container container/image container/salvage fetch sandbox runbooks recovery/access recovery/journal recovery/kit recovery/names
+recovery       -> certs container container/image container/salvage fetch sandbox runbooks recovery/access recovery/graph recovery/journal recovery/kit recovery/names
 recovery/drill -> recovery sandbox runbooks
 `
 
