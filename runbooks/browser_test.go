@@ -267,7 +267,7 @@ func TestPageHostile(t *testing.T) {
 	doc := fmt.Sprintf("runbook: %[1]q\nsummary: %[1]q\nservice: s\nowner: %[1]q\ncontacts: [lead, \"javascript:document.title='owned'\", %[1]q, \"tel:\\\"><script>document.title='owned'</script>\"]\n"+
 		"vars: {v: {default: %[1]q, about: %[1]q}}\nsteps:\n  - {name: %[1]q, run: %[1]q, undo: %[1]q}\n  - {name: b, note: %[1]q}\n  - {name: c, wait_for: {exec: %[1]q, contains: %[1]q}}\n", evil)
 	f := mustParse(t, "f.yaml", doc)
-	path := write(t, Page{Runbook: f.Runbooks[0], Contacts: map[string]string{"lead": "javascript:document.title='owned'"}, File: evil, Digest: evil, Proofs: []Proof{{Rehearsal: evil, Commit: evil, Stale: evil, Conditions: []string{evil}}}})
+	path := write(t, Page{Runbook: f.Runbooks[0], Contacts: map[string]string{"lead": "javascript:document.title='owned'"}, File: evil, Digest: evil, Proofs: []Proof{{Rehearsal: evil, Commit: evil, Stale: evil, Conditions: []Condition{{Name: evil}}}}})
 	b := open(t)
 	b.show(path, 800, 600)
 	var title string

@@ -3,7 +3,6 @@ package runbooks
 import (
 	"fmt"
 	"io"
-	"time"
 )
 
 // Format is a kind of document.
@@ -27,21 +26,6 @@ type Page struct {
 	Contacts   map[string]string // the URI of each name that the runbook gives no URI for
 	File       string            // the runbook's name, for the foot of the page
 	Digest     string            // of the runbook's file
-}
-
-// Proof is what a rehearsal that passed leaves: the stamp on a document.
-type Proof struct {
-	Rehearsal  string              `json:"rehearsal"` // title
-	At         time.Time           `json:"at"`
-	Took       Duration            `json:"took"`
-	Steps      map[string]Duration `json:"steps,omitempty"` // by name: how long each took
-	Conditions []string            `json:"conditions,omitempty"`
-	Commit     string              `json:"commit,omitempty"`
-	Runbook    string              `json:"runbook"` // digest
-	Kit        string              `json:"kit,omitempty"`
-	Binary     string              `json:"binary"`
-	Signer     string              `json:"signer,omitempty"`
-	Stale      string              `json:"stale,omitempty"` // why it does not hold any more
 }
 
 // Render writes a document. The same page gives the same bytes.

@@ -21,7 +21,7 @@ func page(t testing.TB) Page {
 		Proofs: []Proof{
 			{
 				Rehearsal: "everything comes back", At: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), Took: Duration(92*time.Second + 345*time.Millisecond),
-				Conditions: []string{"package-store:read"}, Commit: "52d1520", Runbook: "sha256:feedface", Kit: "sha256:c0ffee", Binary: "sha256:ba5eba11", Signer: "storage-oncall",
+				Conditions: []Condition{{Name: "package-store:read"}}, Commit: "52d1520", Runbook: "sha256:feedface", Kit: "sha256:c0ffee", Binary: "sha256:ba5eba11", Signer: "storage-oncall",
 				Steps: map[string]Duration{"keep a copy": Duration(1234567890), "get the tools": Duration(12345678)},
 			},
 			{Rehearsal: "an older one", At: time.Date(2025, 3, 1, 12, 0, 0, 0, time.UTC), Took: Duration(time.Minute), Stale: "the kit changed"},

@@ -294,7 +294,11 @@ func (p Proof) view() proofView {
 		Conditions: "nothing", Stale: printable(p.Stale),
 	}
 	if len(p.Conditions) > 0 {
-		v.Conditions = printable(strings.Join(p.Conditions, ", "))
+		all := make([]string, len(p.Conditions))
+		for i, c := range p.Conditions {
+			all[i] = strings.Join(c.Names(), " or ")
+		}
+		v.Conditions = printable(strings.Join(all, ", "))
 	}
 	for _, f := range []fact{{"commit", p.Commit, true}, {"runbook", p.Runbook, true}, {"kit", p.Kit, true}, {"binary", p.Binary, true}, {"signed by", p.Signer, true}} {
 		if f.Text = printable(f.Text); f.Text != "" {

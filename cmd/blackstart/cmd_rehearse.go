@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -233,34 +234,21 @@ func keepProofs(c *cli.Context, o drill.Options, files []*runbooks.File, todo []
 	}
 	for i, one := range todo {
 		passed := true
+		var runs []drill.Result
 		for j := i; j < len(results); j += len(todo) {
 			passed = passed && results[j].Verdict == drill.Pass
+			runs = append(runs, results[j])
 		}
 		if !passed {
 			continue
 		}
-		rb, err := one.file.Runbook(one.h, files...)
+		of, rb, err := runbookOf(one, files)
 		if err != nil {
 			return err
 		}
-		of := one.file
-		for _, f := range files {
-			for _, b := range f.Runbooks {
-				if b == rb {
-					of = f
-				}
-			}
-		}
-		p := drill.NewProof(results[i], of, "", binary, c.String("commit"))
+		p := drill.NewProof(runs, one.h, of, o.Catalogue, binary, c.String("commit"))
 		if proofs != "" {
-			b, err := json.MarshalIndent(struct {
-				Service string `json:"service"`
-				runbooks.Proof
-			}{one.h.Service, p}, "", "  ")
-			if err != nil {
-				return err
-			}
-			if err := writeInto(proofs, fileName(one.h.Title)+".json", append(b, '\n')); err != nil {
+			if err := writeProof(proofs, p); err != nil {
 				return err
 			}
 		}
@@ -275,6 +263,29 @@ func keepProofs(c *cli.Context, o drill.Options, files []*runbooks.File, todo []
 		}
 	}
 	return nil
+}
+
+// runbookOf is a rehearsal's runbook, and the file that it is in.
+func runbookOf(one rehearsal, files []*runbooks.File) (*runbooks.File, *runbooks.Runbook, error) {
+	rb, err := one.file.Runbook(one.h, files...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, f := range files {
+		if slices.Contains(f.Runbooks, rb) {
+			return f, rb, nil
+		}
+	}
+	return one.file, rb, nil
+}
+
+// writeProof writes a proof into a directory, where graph check finds it.
+func writeProof(dir string, p runbooks.Proof) error {
+	b, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeInto(dir, fileName(p.Rehearsal)+".json", append(b, '\n'))
 }
 
 func writeInto(dir, name string, b []byte) error {
@@ -293,6 +304,7 @@ is needed only where an attempt to reach it was seen.`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "rehearsal", Usage: "`TITLE`, where the file has several"},
 			&cli.BoolFlag{Name: "write", Usage: "put the minimum into the file; comments stay"},
+			&cli.StringFlag{Name: "proofs", Usage: "with --write: write a proof into `DIR` that each condition is needed"},
 		}, rehearseFlags()...),
 		Action: func(c *cli.Context) error {
 			files, all, err := rehearsals(c)
@@ -307,6 +319,9 @@ is needed only where an attempt to reach it was seen.`,
 			}
 			if len(found) != 1 {
 				return usage("%d rehearsals are meant: name one with --rehearsal", len(found))
+			}
+			if c.IsSet("proofs") && !c.Bool("write") {
+				return usage("--proofs wants --write: a proof is of a file that has the conditions it speaks of")
 			}
 			o, err := drillOptions(c)
 			if err != nil {
@@ -323,6 +338,11 @@ is needed only where an attempt to reach it was seen.`,
 					return err
 				}
 				if err := os.WriteFile(one.file.Name, b, 0o644); err != nil {
+					return err
+				}
+			}
+			if dir := c.String("proofs"); dir != "" {
+				if err := proveMinimum(c, dir, o, one.h.Title, p); err != nil {
 					return err
 				}
 			}
@@ -349,4 +369,24 @@ is needed only where an attempt to reach it was seen.`,
 			})
 		},
 	}
+}
+
+// proveMinimum writes the proof of a file that has the minimum of its conditions by now.
+func proveMinimum(c *cli.Context, dir string, o drill.Options, title string, p drill.Pared) error {
+	files, all, err := rehearsals(c)
+	if err != nil {
+		return err
+	}
+	binary, err := drill.FileDigest(o.Self)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(r rehearsal) bool { return r.h.Title == title })
+	of, _, err := runbookOf(all[i], files)
+	if err != nil {
+		return err
+	}
+	proof := drill.NewProof([]drill.Result{p.Run}, all[i].h, of, o.Catalogue, binary, "")
+	proof.Minimal = p.Evident()
+	return writeProof(dir, proof)
 }

@@ -22,6 +22,12 @@ type Pared struct {
 	Why       []Evidence           `json:"why"`   // of each condition of the file
 	Runs      int                  `json:"runs"`
 	Took      time.Duration        `json:"took"` // of the run with all conditions
+	Run       Result               `json:"-"`    // the one that passed with the fewest conditions
+}
+
+// Evident says whether of each condition that is needed an attempt to reach it was seen.
+func (p Pared) Evident() bool {
+	return !slices.ContainsFunc(p.Why, func(e Evidence) bool { return e.Needed && e.Tried == "" })
 }
 
 // Evidence is what is known of a condition.
@@ -97,7 +103,7 @@ func (p *paring) run(ctx context.Context) error {
 	if full[0].Verdict != Pass {
 		return fmt.Errorf("%w with all its conditions: %s", ErrFailed, full[0].Reason)
 	}
-	p.out.Took = full[0].Took
+	p.out.Took, p.out.Run = full[0].Took, full[0]
 	var sets [][]runbooks.Condition
 	for i := range p.all {
 		sets = append(sets, without(p.all, i))
@@ -134,6 +140,7 @@ func (p *paring) minimum(ctx context.Context, needed, rest []runbooks.Condition)
 		return err
 	}
 	if alone[0].Verdict == Pass {
+		p.out.Run = alone[0]
 		return p.settle(needed)
 	}
 	// Each of the rest can be missed, but not all of them: they are left out one
@@ -145,6 +152,7 @@ func (p *paring) minimum(ctx context.Context, needed, rest []runbooks.Condition)
 			return err
 		}
 		if r[0].Verdict == Pass {
+			p.out.Run = r[0]
 			kept = without(kept, i)
 		} else {
 			i++

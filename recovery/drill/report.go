@@ -9,7 +9,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/blackstart-project/blackstart/runbooks"
 	"github.com/blackstart-project/blackstart/sandbox"
 )
 
@@ -37,18 +36,6 @@ func Judgement(results []Result) error {
 		return fmt.Errorf("%w: %d of %d rehearsals prove nothing", sandbox.ErrUnresolved, open, len(results))
 	}
 	return nil
-}
-
-// NewProof is what a rehearsal that passed leaves.
-func NewProof(r Result, runbook *runbooks.File, kit, binary, commit string) runbooks.Proof {
-	p := runbooks.Proof{
-		Rehearsal: r.Rehearsal, At: r.Began.Truncate(time.Second), Took: runbooks.Duration(r.Took.Round(time.Millisecond)), Steps: map[string]runbooks.Duration{},
-		Conditions: r.Conditions, Commit: commit, Runbook: runbook.Digest, Kit: kit, Binary: binary,
-	}
-	for _, s := range r.Steps {
-		p.Steps[s.ID] = runbooks.Duration(s.Took.Round(time.Millisecond))
-	}
-	return p
 }
 
 // FileDigest is "sha256:" and the digest of a file.

@@ -163,6 +163,7 @@ func checkUnlock(t *testing.T, ref reference, up map[string]bool, u Unlock) {
 
 func TestFindings(t *testing.T) {
 	day := time.Date(2026, 3, 10, 0, 0, 0, 0, time.UTC)
+	const book = "runbook: etcd\nservice: etcd\nowner: storage\nsteps: [{name: a, run: x}]\n---\nrehearsal: alone\nservice: etcd\nconditions: [package-store:read]\nwithin: 1m\n"
 	g := mustRead(
 		t, "a/services.yaml", `services:
   - {name: etcd, tier: 1, owner: storage, needs: [package-store:read], runbook: etcd.yaml, observed: [metrics]}
@@ -170,11 +171,11 @@ func TestFindings(t *testing.T) {
   - {name: metrics, tier: 3, needs: [etcd, typo]}
   - {name: dns, needs: [{any_of: [nothing, hardware]}], runbook: dns.yaml}
   - {name: old, needs: [hardware]}
-`, "a/etcd.yaml", "runbook: etcd\nservice: etcd\nowner: storage\nsteps: [{name: a, run: x}]\n---\nrehearsal: alone\nservice: etcd\nconditions: [package-store:read]\nwithin: 1m\n",
+`, "a/etcd.yaml", book,
 		"a/dns.yaml", "runbook: dns\nservice: dns\nsteps: [{name: a, run: x}]\n",
 		"b/other.yaml", "services: [{name: etcd, owner: platform, tier: 1}]\n",
 		"a/etcd.proof.json", `{"service": "etcd", "rehearsal": "alone", "at": "2026-03-01T00:00:00Z", "took": "61s",
-  "conditions": ["package-store:read"], "minimal": true, "runbook": "sha256:bad",
+  "conditions": ["package-store:read"], "minimal": true, "runbook": "`+digestOf(book)+`",
   "attempts": [{"to": "package-store:read"}, {"to": "metrics", "blocked": true, "count": 9},
     {"to": "tcp:10.0.0.9:443", "blocked": true}]}`,
 		"a/old.proof.json", `{"service": "old", "rehearsal": "r", "at": "2025-03-01T00:00:00Z", "took": "61s"}`,
@@ -204,7 +205,6 @@ func TestFindings(t *testing.T) {
 		"etcd reaches metrics, and does not say that it needs it; if it does, that is a loop",
 		"etcd reaches tcp:10.0.0.9:443, and does not say that it needs it",
 		"dns: its runbook was never rehearsed",
-		"etcd: its runbook was changed since it was proven",
 		"metrics: it has no runbook",
 		"old: its proof is 374 days old",
 		"package-store: its runbook was never rehearsed",
@@ -217,6 +217,50 @@ func TestFindings(t *testing.T) {
 	}
 	if strict := Check(g, CheckOptions{Observed: true}); len(strict.Loops) != 1 || strict.Loops[0].Services[0] != "etcd" {
 		t.Errorf("with what was observed: loops = %+v; want etcd and metrics", strict.Loops)
+	}
+}
+
+// Nothing is made of a proof that is of another runbook than the one that is there; it is told.
+func TestProofOfAnotherRunbook(t *testing.T) {
+	const book = "runbook: etcd\nservice: etcd\nsteps: [{name: a, run: x}]\n---\nrehearsal: alone\nservice: etcd\nconditions: [store]\nwithin: 1m\n"
+	proof := func(digest string) string {
+		return `{"service": "etcd", "rehearsal": "alone", "at": "2026-03-01T00:00:00Z", "took": "20s", "conditions": ["store"], "minimal": true,
+  "runbook": "` + digest + `", "attempts": [{"to": "other"}]}`
+	}
+	for _, c := range []struct{ digest, problem, unproven, takes, edges string }{
+		{digestOf(book), "", "[store: it has no runbook]", "20s measured", "proven store, observed other"},
+		{
+			digestOf(book + "#"), "the proof p.json of etcd is not of the runbook etcd.yaml as it is now: it is not used",
+			"[etcd: its runbook was changed since it was proven store: it has no runbook]", "1m0s expected", "declared store",
+		},
+		{"", "the proof p.json of etcd is not of the runbook etcd.yaml as it is now: it is not used", "[etcd: its runbook was changed since it was proven store: it has no runbook]", "1m0s expected", "declared store"},
+	} {
+		g := mustRead(t, "etcd.yaml", book, "p.json", proof(c.digest), "s.yaml", "services: [{name: store}]")
+		r := Check(g, CheckOptions{})
+		problem := ""
+		for _, p := range r.Problems {
+			problem += p.Message
+		}
+		var unproven, edges []string
+		for _, u := range r.Unproven {
+			unproven = append(unproven, u.Service+": "+u.Why)
+		}
+		s, _ := g.Find("etcd")
+		for _, n := range s.Needs {
+			edges = append(edges, n.Provenance.String()+" "+n.String())
+		}
+		p, err := Order(g, OrderOptions{Lost: []string{"etcd"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		takes := p.Steps[0].Takes
+		if got := []string{problem, fmt.Sprint(unproven), takes.Likely.String() + " " + string(takes.Source), strings.Join(edges, ", ")}; !slices.Equal(got, []string{c.problem, c.unproven, c.takes, c.edges}) {
+			t.Errorf("with digest %q: %q; want %q, %q, %q, %q", c.digest, got, c.problem, c.unproven, c.takes, c.edges)
+		}
+	}
+	r := Check(mustRead(t, "p.json", proof("sha256:aa"), "s.yaml", "services: [{name: store}, {name: other}]"), CheckOptions{})
+	if len(r.Unproven) != 3 || r.Unproven[0].Why != "the runbook of its proof is not among the files" || len(r.Problems) > 0 {
+		t.Errorf("without the runbook: %+v, %+v; want that told", r.Unproven, r.Problems)
 	}
 }
 

@@ -43,8 +43,12 @@ func newSpans(g *Graph, guess time.Duration) *spans {
 	}
 	runs := map[string][]int64{}
 	for i := range g.Proofs {
-		for _, d := range g.Proofs[i].Runs {
-			runs[g.Proofs[i].Service] = append(runs[g.Proofs[i].Service], int64(d))
+		p := &g.Proofs[i]
+		if p.Rejected != "" {
+			continue
+		}
+		for _, d := range p.Runs {
+			runs[p.Service] = append(runs[p.Service], int64(d))
 		}
 	}
 	most := map[string]time.Duration{}

@@ -131,10 +131,12 @@ type Problem struct {
 // ProblemKind sorts problems.
 type ProblemKind string
 
-// A service that two files tell differently; a name in needs that nobody provides.
+// A service that two files tell differently; a name in needs that nobody provides; a proof of another runbook than the
+// one that is there, of which nothing is made.
 const (
 	Conflict ProblemKind = "conflict"
 	Unknown  ProblemKind = "unknown"
+	Mismatch ProblemKind = "mismatch"
 )
 
 // Find is the service with a name.

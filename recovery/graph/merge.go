@@ -91,8 +91,14 @@ func (m *merger) graph() *Graph {
 	for _, h := range g.Rehearsals {
 		m.service(&Service{Name: h.Service, Tier: NoTier, Needs: h.Conditions, At: h.At})
 	}
+	rehearsed := g.rehearsed()
 	for i := range g.Proofs {
-		m.proof(&g.Proofs[i])
+		p := &g.Proofs[i]
+		if m.reject(p, rehearsed[p.Service]); p.Rejected == "" {
+			m.proof(p)
+		} else if _, ok := m.index[p.Service]; !ok {
+			m.service(&Service{Name: p.Service, Tier: NoTier, At: Position{File: p.File, Line: 1}})
+		}
 	}
 	slices.SortFunc(m.services, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
 	for i := range m.services {
@@ -107,6 +113,23 @@ func (m *merger) graph() *Graph {
 	slices.Sort(g.Given)
 	g.Given = slices.Compact(g.Given)
 	return g
+}
+
+// reject refuses a proof whose digest is of another runbook than its service's in the files.
+func (m *merger) reject(p *Proof, rehearsed []*Rehearsal) {
+	runbook := ""
+	if i, ok := m.index[p.Service]; ok {
+		runbook = m.services[i].Runbook
+	}
+	known, file := m.out.digests(runbook, p, rehearsed)
+	if len(known) == 0 || slices.Contains(known, p.Runbook) {
+		return
+	}
+	p.Rejected = "its runbook was changed since it was proven"
+	m.out.Problems = append(m.out.Problems, Problem{
+		Kind: Mismatch, Service: p.Service, At: Position{File: p.File, Line: 1}, Other: Position{File: file, Line: 1},
+		Message: fmt.Sprintf("the proof %s of %s is not of the runbook %s as it is now: it is not used", p.File, p.Service, file),
+	})
 }
 
 // proof adds the edges that a rehearsal's record gives evidence of.

@@ -2,6 +2,7 @@ package graph
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -35,6 +36,7 @@ type Proof struct {
 	Kit        string          `json:"kit,omitempty"`     // digest
 	Attempts   []Attempt       `json:"attempts,omitempty"`
 	File       string          `json:"file"`
+	Rejected   string          `json:"rejected,omitempty"` // why nothing is made of it: it is of another runbook than the files have
 }
 
 // Attempt is something that a rehearsal tried to reach.
@@ -52,7 +54,7 @@ func (d *decoder) rehearsal(n *node) {
 		h.Runbook = beside(d.dir, d.name(v))
 	}
 	if v := n.get("conditions"); v != nil {
-		h.Conditions = d.needs(nil, v)
+		h.Conditions = d.conditions(v)
 	}
 	if v := n.get("within"); v != nil {
 		h.Within = d.duration(v)
@@ -60,6 +62,17 @@ func (d *decoder) rehearsal(n *node) {
 	if h.Service != "" {
 		d.rehearsals = append(d.rehearsals, h)
 	}
+}
+
+// conditions are needs without the options (latency, loss) that a rehearsal reaches them with.
+func (d *decoder) conditions(n *node) []Need {
+	needs := d.needs(nil, n)
+	for i := range needs {
+		for j, name := range needs[i].AnyOf {
+			needs[i].AnyOf[j], _, _ = strings.Cut(name, ",")
+		}
+	}
+	return slices.DeleteFunc(needs, func(n Need) bool { return slices.Contains(n.AnyOf, "") })
 }
 
 // book reads where a service's runbook is, and who keeps it.
@@ -103,7 +116,7 @@ func (d *decoder) proof(n *node) {
 	}
 	p.Runs = slices.DeleteFunc(p.Runs, func(v time.Duration) bool { return v <= 0 })
 	if v := n.get("conditions"); v != nil {
-		p.Conditions = d.needs(nil, v)
+		p.Conditions = d.conditions(v)
 	}
 	if v := n.get("minimal"); v != nil {
 		p.Minimal = v.shape == boolean && v.text == "true"

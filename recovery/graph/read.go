@@ -151,14 +151,14 @@ func (d *decoder) document(n *node) {
 		d.ignore(int(n.line), "not a mapping")
 	case services != nil && services.shape == mapping:
 		d.ignore(int(n.line), "services is a mapping, as in a Compose file: import it")
-	case n.get("rehearsal") != nil && n.get("services") == nil && n.get("at") == nil:
+	case n.get("service") != nil && n.get("at") != nil: // a proof names its rehearsal, its runbook and its steps as well
+		d.proof(n)
+	case n.get("rehearsal") != nil && n.get("services") == nil:
 		d.rehearsal(n)
 	case n.get("runbook") != nil && n.get("steps") != nil:
 		d.book(n)
 	case services != nil || n.get("capabilities") != nil || n.get("given") != nil:
 		d.declarations(n)
-	case n.get("service") != nil && n.get("at") != nil:
-		d.proof(n)
 	default:
 		d.ignore(int(n.line), "neither services nor a rehearsal, a runbook or a proof")
 	}
@@ -242,11 +242,15 @@ func (d *decoder) service(n *node) {
 
 func (d *decoder) offer(n *node) {
 	name, service := n.get("name"), n.get("service")
-	if n.shape != mapping || name == nil || service == nil {
+	if n.shape != mapping || name == nil {
 		d.at(n, "want a mapping with the name of a capability and its service")
 		return
 	}
-	d.offers = append(d.offers, offer{d.name(name), d.name(service), d.position(n)})
+	if c := d.name(name); service == nil {
+		d.ignore(int(n.line), "the capability "+c+" is no service's") // a sandbox may know it; nobody provides it
+	} else if s := d.name(service); c != "" && s != "" {
+		d.offers = append(d.offers, offer{c, s, d.position(n)})
+	}
 }
 
 // needs adds the needs of a list.

@@ -49,7 +49,7 @@ func TestRead(t *testing.T) {
 			t.Errorf("%s = %s; want 1 1m30s [c] [d e] 2", name, got)
 		}
 	}
-	kit := mustRead(t, "kit.yaml", "name: k\nservices: [{name: store, owner: me}]\ncapabilities: [{name: 'store:read', service: store, spec: {allow: [x]}}]\ngiven: [power]\n")
+	kit := mustRead(t, "kit.yaml", "name: k\nservices: [{name: store, owner: me}]\ncapabilities: [{name: 'store:read', service: store, spec: {allow: [x]}}, {name: 'clock:read', spec: {}}]\ngiven: [power]\n")
 	if r := Check(kit, CheckOptions{}); !r.Recoverable || kit.Services[0].Provides[0] != "store:read" || kit.Services[0].Owner != "me" {
 		t.Errorf("kit = %+v", kit.Services)
 	}
@@ -57,7 +57,7 @@ func TestRead(t *testing.T) {
 
 func TestReadProof(t *testing.T) {
 	g := mustRead(t, "etcd.proof.json", `{"service": "etcd", "rehearsal": "alone", "at": "2026-03-01T04:00:00Z", "runs": ["61.2s", "58s"], "newer": {"x": [1, 2.5]},
- "conditions": ["package-store:read", {"any_of": ["dns", "dns-frozen"]}], "minimal": true, "runbook": "sha256:aa", "kit": "sha256:bb",
+ "conditions": ["package-store:read", {"any_of": ["dns", "dns-frozen"]}], "minimal": true, "runbook": "sha256:aa", "kit": "sha256:bb", "steps": {"start": "61s"},
  "attempts": [{"to": "package-store:read", "count": 3}, {"to": "metrics", "blocked": true, "count": 9}]}`)
 	p := g.Proofs[0]
 	if p.Service != "etcd" || p.Rehearsal != "alone" || !p.Date.Equal(time.Date(2026, 3, 1, 4, 0, 0, 0, time.UTC)) || len(p.Runs) != 2 ||
@@ -103,7 +103,7 @@ func TestReadErrors(t *testing.T) {
 		{"empty", "services:\n  - {name: ''}\n", "a name is empty"},
 		{"malformed", "services: [a\n", "malformed YAML"},
 		{"not UTF-8", "services: []\ngiven: [caf\xe9]\n", "f.yaml:2:1: not UTF-8"},
-		{"offer", "capabilities: [{name: a}]", "want a mapping with the name of a capability and its service"},
+		{"offer", "capabilities: [{service: a}]", "want a mapping with the name of a capability and its service"},
 		{"rehearsal", "rehearsal: x\nconditions: []\n", "service is missing"},
 	} {
 		_, err := Read(File{"f.yaml", []byte(c.in)})

@@ -110,7 +110,7 @@ func (p *picture) services() []pageService {
 	sp := newSpans(p.g, 0)
 	newest := map[string]*Proof{}
 	for i := range p.g.Proofs {
-		if v := &p.g.Proofs[i]; newest[v.Service] == nil {
+		if v := &p.g.Proofs[i]; newest[v.Service] == nil && v.Rejected == "" {
 			newest[v.Service] = v
 		}
 	}

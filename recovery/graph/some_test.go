@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -35,6 +36,8 @@ func mustLoad(t testing.TB, names ...string) *Graph {
 	}
 	return mustRead(t, texts...)
 }
+
+func digestOf(text string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text))) }
 
 // random is a small graph with everything in it: managers, alternatives, capabilities of several, given and unknown names.
 func random(r *rand.Rand) *Graph {

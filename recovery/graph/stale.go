@@ -2,7 +2,6 @@ package graph
 
 import (
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -21,10 +20,7 @@ func unproven(g *Graph, o CheckOptions) []Unproven {
 	for i := range g.Proofs {
 		proofs[g.Proofs[i].Service] = append(proofs[g.Proofs[i].Service], &g.Proofs[i])
 	}
-	rehearsed := map[string][]*Rehearsal{}
-	for i := range g.Rehearsals {
-		rehearsed[g.Rehearsals[i].Service] = append(rehearsed[g.Rehearsals[i].Service], &g.Rehearsals[i])
-	}
+	rehearsed := g.rehearsed()
 	var out []Unproven
 	for i := range g.Services {
 		s := &g.Services[i]
@@ -60,6 +56,9 @@ func unproven(g *Graph, o CheckOptions) []Unproven {
 // stale says why a proof does not hold any more; "" if it does.
 func (g *Graph) stale(s *Service, p *Proof, rehearsed []*Rehearsal, o CheckOptions) string {
 	const day = 24 * time.Hour
+	if p.Rejected != "" {
+		return p.Rejected
+	}
 	if !o.Now.IsZero() {
 		age := o.Now.Sub(p.Date)
 		if age < -day {
@@ -72,14 +71,8 @@ func (g *Graph) stale(s *Service, p *Proof, rehearsed []*Rehearsal, o CheckOptio
 	if o.Kit != "" && p.Kit != "" && o.Kit != p.Kit {
 		return "its proof was made with another kit"
 	}
-	var known []string
-	for _, file := range append([]string{s.Runbook}, runbooksOf(rehearsed)...) {
-		if d, ok := g.runbooks[file]; ok {
-			known = append(known, d)
-		}
-	}
-	if len(known) > 0 && !slices.Contains(known, p.Runbook) {
-		return "its runbook was changed since it was proven"
+	if known, _ := g.digests(s.Runbook, p, rehearsed); len(known) == 0 && p.Runbook != "" {
+		return "the runbook of its proof is not among the files"
 	}
 	for _, h := range rehearsed {
 		if h.Title == p.Rehearsal && !sameConditions(h.Conditions, p.Conditions) {
@@ -89,14 +82,39 @@ func (g *Graph) stale(s *Service, p *Proof, rehearsed []*Rehearsal, o CheckOptio
 	return ""
 }
 
-func runbooksOf(rehearsed []*Rehearsal) []string {
-	var out []string
-	for _, h := range rehearsed {
-		if out = append(out, h.Runbook); h.Runbook == "" {
-			out[len(out)-1] = clean(h.At.File)
-		}
+// rehearsed are the rehearsals of each service.
+func (g *Graph) rehearsed() map[string][]*Rehearsal {
+	out := map[string][]*Rehearsal{}
+	for i := range g.Rehearsals {
+		h := &g.Rehearsals[i]
+		out[h.Service] = append(out[h.Service], h)
 	}
 	return out
+}
+
+// digests are those that a proof's runbook may have, as far as the files have it, and the first of these files: that of
+// the rehearsal with its title, else the service's and its other rehearsals'.
+func (g *Graph) digests(runbook string, p *Proof, rehearsed []*Rehearsal) (known []string, first string) {
+	files := []string{runbook}
+	for _, h := range rehearsed {
+		file := h.Runbook
+		if file == "" {
+			file = clean(h.At.File)
+		}
+		if h.Title == p.Rehearsal {
+			files = []string{file}
+			break
+		}
+		files = append(files, file)
+	}
+	for _, file := range files {
+		if d, ok := g.runbooks[file]; ok {
+			if known = append(known, d); first == "" {
+				first = file
+			}
+		}
+	}
+	return known, first
 }
 
 // sameConditions says whether two lists hold the same, in any order.
