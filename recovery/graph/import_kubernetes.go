@@ -116,7 +116,7 @@ func (o *object) find(n *node, depth int) {
 			}
 		case "persistentVolumeClaim":
 			kind, name = "PersistentVolumeClaim", v.str("claimName")
-		case "serviceAccountName":
+		case "serviceAccountName", "serviceAccount":
 			kind, name = "ServiceAccount", v.text
 		case "service":
 			kind = "Service"
@@ -159,8 +159,26 @@ func (m *importer) cluster() {
 			o.service.Needs = append(o.service.Needs, Need{AnyOf: slices.Compact(by), At: o.at})
 		}
 	}
+	m.drop()
 	if s := m.services["kubelet"]; kubelet && s == nil {
 		m.services["kubelet"] = &Service{Name: "kubelet", Tier: NoTier, Needs: []Need{{AnyOf: []string{"hardware"}}}}
+	}
+}
+
+// drop leaves out the objects that wait for nothing and that nothing waits for: roles, policies, what only configures.
+func (m *importer) drop() {
+	needed := map[string]bool{}
+	for _, s := range m.services {
+		for _, n := range s.Needs {
+			for _, name := range n.AnyOf {
+				needed[name] = true
+			}
+		}
+	}
+	for i := range m.objects {
+		if s := m.objects[i].service; s != nil && len(s.Needs) == 0 && !needed[s.Name] {
+			delete(m.services, s.Name)
+		}
 	}
 }
 

@@ -82,7 +82,7 @@ items:
     spec: {rules: [{http: {paths: [{backend: {service: {name: web, port: {number: 80}}}}]}}]}
 `, "configmap/settings\ndeployment/web managed by kubernetes\ndeployment/web needs configmap/settings\ndeployment/web needs persistentvolumeclaim/data\n" +
 			"ingress/front needs service/web\nkube-system/pod/etcd-a managed by kubelet\nkube-system/pod/kube-apiserver-a managed by kubelet\nkubelet needs hardware\n" +
-			"persistentvolumeclaim/data\nreplicaset/web-1 managed by deployment/web\nsecret/gone\nservice/web needs deployment/web"},
+			"persistentvolumeclaim/data\nreplicaset/web-1 managed by deployment/web\nservice/web needs deployment/web"},
 		{Systemd, "units/a.service", `# a comment
 [Unit]
 Description=a = b
