@@ -46,9 +46,25 @@ const (
 	mostEdges     = 12 // of a loop that are told one by one
 )
 
-// graphFiles reads files, and those below directories that end in .yaml, .yml or
-// .json; or, for an import, all that are named.
-func graphFiles(paths []string) ([]graph.File, error) {
+// graphEndings are of the files that count below a directory.
+func graphEndings(f graph.ImportFormat) []string {
+	switch f {
+	case graph.Systemd:
+		return []string{".service", ".socket", ".target", ".timer", ".path", ".mount", ".automount", ".swap", ".conf"}
+	case graph.Nomad, graph.OpenTelemetry:
+		return []string{".json"}
+	case graph.Terraform:
+		return []string{".dot", ".gv"}
+	case graph.Kubernetes:
+		return []string{".yaml", ".yml", ".json", ".manifest"}
+	case graph.Compose:
+	}
+	return []string{".yaml", ".yml", ".json"}
+}
+
+// graphFiles reads files that are named, whatever they are called, and those below
+// directories with one of the endings.
+func graphFiles(paths, endings []string) ([]graph.File, error) {
 	var files []graph.File
 	add := func(path string) error {
 		st, err := os.Stat(path)
@@ -69,7 +85,7 @@ func graphFiles(paths []string) ([]graph.File, error) {
 				return err
 			case !d.Type().IsRegular() && path != p, d.IsDir():
 				return nil
-			case path != p && !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(path)):
+			case path != p && !slices.Contains(endings, filepath.Ext(path)):
 				return nil
 			}
 			return add(path)
@@ -105,7 +121,7 @@ func readGraph(c *cli.Context, paths []string) (*graph.Graph, error) {
 		}
 		files = append(files, of...)
 	}
-	more, err := graphFiles(plain)
+	more, err := graphFiles(plain, graphEndings(""))
 	if err != nil {
 		return nil, err
 	}
@@ -381,7 +397,7 @@ func graphDiff() *cli.Command {
 
 func graphImport() *cli.Command {
 	return &cli.Command{
-		Name: "import", Usage: "take services and edges from what exists, as declared or seen, never as proven", ArgsUsage: "FILE...",
+		Name: "import", Usage: "take services and edges from what exists, as declared or seen, never as proven", ArgsUsage: "DIR|FILE...",
 		Flags: []cli.Flag{&cli.StringFlag{Name: "from", Required: true, Usage: "`FORMAT`: kubernetes, systemd, compose, nomad, terraform or opentelemetry"}},
 		Action: func(c *cli.Context) error {
 			format := graph.ImportFormat(c.String("from"))
@@ -389,9 +405,9 @@ func graphImport() *cli.Command {
 				return usage("--from %q is none of %v", format, graph.ImportFormats())
 			}
 			if !c.Args().Present() {
-				return usage("%s takes files", c.Command.FullName())
+				return usage("%s takes files and directories", c.Command.FullName())
 			}
-			files, err := graphFiles(c.Args().Slice())
+			files, err := graphFiles(c.Args().Slice(), graphEndings(format))
 			if err != nil {
 				return err
 			}
