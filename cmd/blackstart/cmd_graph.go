@@ -236,6 +236,14 @@ func graphOrder() *cli.Command {
 				return err
 			}
 			if c.Bool("runbook") {
+				for i, s := range p.Steps {
+					if s.Runbook == "" {
+						continue
+					}
+					if p.Steps[i].Runbook, err = filepath.Abs(s.Runbook); err != nil {
+						return err
+					}
+				}
 				what := strings.Join(p.Lost, ", ")
 				if r := c.String("region"); r != "" {
 					what = strings.Trim(what+", region "+r, ", ")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -97,6 +98,7 @@ its own steps; what had begun on it is ended there.`,
 			&cli.StringSliceFlag{Name: "only", Usage: "do only `STEP`, its name or number"},
 			&cli.StringFlag{Name: "from", Usage: "begin with `STEP`; what comes before is taken as done"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be done, and do nothing"},
+			&cli.BoolFlag{Name: "go-on", Usage: "where a run of this very file stopped, go on with it"},
 		}, inputFlags()...),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
@@ -129,11 +131,34 @@ its own steps; what had begun on it is ended there.`,
 			if s, err = supplied(c, s); err != nil {
 				return err
 			}
+			stopped, err := stoppedRun(c, s, files[0].Digest, rb.Title)
+			if err != nil {
+				return err
+			}
 			return follow(c, s, in, func(in recovery.RunInputs) (recovery.Run, error) {
+				if stopped != "" {
+					return s.ResumeRun(c.Context, stopped, in)
+				}
 				return s.StartRunbook(c.Context, files[0], raw, rb, in)
 			})
 		},
 	}
+}
+
+// stoppedRun is the run that --go-on goes on with: the latest of a runbook, if it is not done.
+func stoppedRun(c *cli.Context, s recovery.Site, digest, title string) (string, error) {
+	if !c.Bool("go-on") {
+		return "", nil
+	}
+	all, err := s.Runs()
+	if err != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(all, func(r recovery.Run) bool { return r.Digest == digest && r.Title == title })
+	if i < 0 || all[i].Done() {
+		return "", nil
+	}
+	return all[i].ID, nil
 }
 
 func oneRunbook(f *runbooks.File, title string) (*runbooks.Runbook, error) {

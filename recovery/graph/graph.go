@@ -88,6 +88,7 @@ type Service struct {
 	Needs    []Need        `json:"needs,omitempty"` // the manager is one of them
 	Provides []string      `json:"provides,omitempty"`
 	Runbook  string        `json:"runbook,omitempty"` // path, from where the graph's files are given
+	Asks     bool          `json:"asks,omitempty"`    // its runbook has questions for an operator
 	Takes    time.Duration `json:"takes,omitempty"`   // what its owner expects, in nanoseconds; 0: unknown
 	At       Position      `json:"at,omitzero"`
 }

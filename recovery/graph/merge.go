@@ -66,6 +66,7 @@ func (m *merger) service(s *Service) {
 	if a, b := old.Manager(), s.Manager(); a != "" && b != "" && a != b {
 		m.conflict(old, s, fmt.Sprintf("%s is managed by %s here, and by %s there", s.Name, a, b))
 	}
+	old.Asks = old.Asks || s.Asks
 	old.Takes = max(old.Takes, s.Takes)
 	// What was there belongs to the caller.
 	old.Needs = append(slices.Clip(old.Needs), s.Needs...)

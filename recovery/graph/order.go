@@ -37,6 +37,7 @@ type Step struct {
 	Region   string        `json:"region,omitempty"`
 	Owner    string        `json:"owner,omitempty"`
 	Runbook  string        `json:"runbook,omitempty"`
+	Asks     bool          `json:"asks,omitempty"`    // the runbook has questions for an operator
 	After    []string      `json:"after,omitempty"`   // services of this plan that it waits for
 	Because  string        `json:"because,omitempty"` // the lost service that took it down; "" if it was lost itself
 	Takes    Estimate      `json:"takes"`
@@ -123,7 +124,7 @@ func (p *Plan) steps(s *storm, sp *spans, lost []int32) {
 	for _, v := range s.order {
 		sv := &x.g.Services[v]
 		step := Step{
-			Service: sv.Name, Wave: 1, Tier: sv.Tier, Region: sv.Region, Owner: sv.Owner, Runbook: sv.Runbook,
+			Service: sv.Name, Wave: 1, Tier: sv.Tier, Region: sv.Region, Owner: sv.Owner, Runbook: sv.Runbook, Asks: sv.Asks,
 			Takes: sp.estimates[v], Finish: time.Duration(s.finish[v]), Start: time.Duration(s.finish[v]) - sp.estimates[v].Likely,
 		}
 		if from := because[v]; from >= 0 {

@@ -227,7 +227,7 @@ func TestRunbook(t *testing.T) {
 	g := mustRead(t, "a/g.yaml", `services:
   - {name: "it's ${HOME}; rm", runbook: "b'; rm -rf x.yaml", takes: 90s}
   - {name: b, needs: ["it's ${HOME}; rm"], owner: me}
-`)
+`, "a/c.yaml", "runbook: c\nservice: c\nsteps: [{name: x, run: y}, {name: z, confirm: sure?}]\n")
 	p, err := Order(g, OrderOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -239,11 +239,15 @@ func TestRunbook(t *testing.T) {
 	_, doc, _ := strings.Cut(string(b), "\n")
 	want := `runbook: "all of it"
 service: "everything"
-summary: "Brings 2 services back in 2 waves. The end waits for it's $${HOME}; rm > b."
+summary: "Brings 3 services back in 2 waves. The end waits for it's $${HOME}; rm > b."
 steps:
+  - name: "bring back c"
+    needs: []
+    confirm: "The runbook of c asks questions. Run it at another terminal: blackstart runbook run 'a/c.yaml'. Is it done?"
+    takes: 10m
   - name: "bring back it's $${HOME}; rm"
     needs: []
-    run: "blackstart runbook run 'a/b'\\''; rm -rf x.yaml'"
+    run: "blackstart runbook run --go-on 'a/b'\\''; rm -rf x.yaml'"
     timeout: 1h
     takes: 1m30s
   - name: "bring back b"

@@ -81,6 +81,9 @@ func (d *decoder) book(n *node) {
 	if v := n.get("owner"); v != nil {
 		s.Owner = d.name(v)
 	}
+	for _, step := range n.get("steps").items {
+		s.Asks = s.Asks || step.get("confirm") != nil
+	}
 	if d.runbook = s.Runbook; s.Name != "" {
 		d.services = append(d.services, s)
 	}

@@ -14,8 +14,9 @@ const (
 	maxRunbook = 256 << 10 // bytes
 )
 
-// Runbook writes the plan as one runbook (YAML) that calls the services' own, each after those it waits for. Where a
-// service has none, it asks the operator to bring it back. title is of the document, service what it stands for.
+// Runbook writes the plan as one runbook (YAML) that calls the services' own, each after those it waits for, by the
+// paths that the steps have; one that stopped goes on. Where a service has none, or one that asks questions, it asks the
+// operator to bring it back. title is of the document, service what it stands for.
 //
 // Errors: ErrInvalid for a plan that leaves services stuck, has no steps, or more than a runbook can hold.
 func (p Plan) Runbook(title, service string) ([]byte, error) {
@@ -37,10 +38,13 @@ func (p Plan) Runbook(title, service string) ([]byte, error) {
 		if s.Owner != "" {
 			who = " of " + s.Owner
 		}
-		if s.Runbook == "" {
+		switch {
+		case s.Runbook == "":
 			fmt.Fprintf(&b, "    confirm: %s\n", bookText(fmt.Sprintf("There is no runbook for %s%s. Is it back?", s.Service, who)))
-		} else {
-			fmt.Fprintf(&b, "    run: %s\n", quoted("blackstart runbook run "+shell(s.Runbook)))
+		case s.Asks:
+			fmt.Fprintf(&b, "    confirm: %s\n", bookText(fmt.Sprintf("The runbook of %s%s asks questions. Run it at another terminal: blackstart runbook run %s. Is it done?", s.Service, who, shell(s.Runbook))))
+		default:
+			fmt.Fprintf(&b, "    run: %s\n", quoted("blackstart runbook run --go-on "+shell(s.Runbook)))
 			fmt.Fprintf(&b, "    timeout: %s\n", round(max(time.Hour, 4*s.Takes.High)))
 		}
 		fmt.Fprintf(&b, "    takes: %s\n", round(s.Takes.Likely))
