@@ -55,6 +55,38 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// The YAML library takes a:b inside brackets for a mapping; neither way to read does.
+func TestReadWordsWithColons(t *testing.T) {
+	for in, want := range map[string]string{
+		"x: {needs: [a, b:c]}":                    "[a b:c]",
+		"x: {needs: [b:c:d, tcp:10.0.0.1:80, e]}": "[b:c:d tcp:10.0.0.1:80 e]",
+		"x: {needs: ['b:c', b:c, \"d:e\"]}":       "[b:c b:c d:e]",
+		"x: {needs: [http://f/g:h, i:2, j:true]}": "[http://f/g:h i:2 j:true]",
+		"x: {needs: [b:2026-01-01, c:~, d:1.5]}":  "[b:2026-01-01 c:~ d:1.5]",
+		"x:\n  needs: [b:c, d]\n":                 "[b:c d]",
+	} {
+		for name, read := range map[string]func([]byte, *report) []node{"tree": tree, "full": full} {
+			r := &report{}
+			docs := read([]byte(in), r)
+			got := ""
+			if len(r.errs) == 0 && len(docs) == 1 {
+				var all []string
+				for _, n := range docs[0].find("x", "needs").items {
+					if n.shape != text {
+						all = append(all, n.shape.String())
+						continue
+					}
+					all = append(all, n.text)
+				}
+				got = fmt.Sprint(all)
+			}
+			if got != want {
+				t.Errorf("%s(%q) = %s, %v; want %s", name, in, got, r.errs, want)
+			}
+		}
+	}
+}
+
 func TestReadProof(t *testing.T) {
 	g := mustRead(t, "etcd.proof.json", `{"service": "etcd", "rehearsal": "alone", "at": "2026-03-01T04:00:00Z", "runs": ["61.2s", "58s"], "newer": {"x": [1, 2.5]},
  "conditions": ["package-store:read", {"any_of": ["dns", "dns-frozen"]}], "minimal": true, "runbook": "sha256:aa", "kit": "sha256:bb", "steps": {"start": "61s"},

@@ -282,7 +282,11 @@ func plainJSON(b []byte) (json.RawMessage, error) {
 func plainYAML(b []byte) error {
 	const deep = 50
 	depth, line, entries := 0, 0, 0
-	for _, t := range lexer.Tokenize(string(b)) {
+	tokens := lexer.Tokenize(string(b))
+	for i, t := range tokens {
+		if depth > 0 && i > 0 && i+1 < len(tokens) && cutWord(tokens[i-1], t, tokens[i+1]) {
+			return fmt.Errorf("%w: line %d: put %.80q in quotes", ErrInvalid, t.Position.Line, tokens[i-1].Value+":"+tokens[i+1].Value)
+		}
 		switch t.Type {
 		case token.AliasType, token.AnchorType, token.MergeKeyType, token.TagType:
 			return fmt.Errorf("%w: line %d: anchors, aliases and tags are not taken", ErrInvalid, t.Position.Line)
@@ -301,6 +305,23 @@ func plainYAML(b []byte) error {
 		}
 	}
 	return nil
+}
+
+// cutWord says whether the library takes a word with a colon in it, inside brackets, for a key and its value: that wants
+// a blank after the colon (YAML 1.2.2, 7.3.3). What was meant would be read as something else.
+func cutWord(before, colon, after *token.Token) bool {
+	if colon.Type != token.MappingValueType || after.Position.Offset != colon.Position.Offset+1 || after.Position.Line != colon.Position.Line {
+		return false
+	}
+	switch before.Type {
+	case token.SingleQuoteType, token.DoubleQuoteType, token.SequenceEndType, token.MappingEndType:
+		return false
+	}
+	switch after.Type {
+	case token.CollectEntryType, token.SequenceStartType, token.SequenceEndType, token.MappingStartType, token.MappingEndType, token.CommentType:
+		return false
+	}
+	return true
 }
 
 // readText reads a small file, and says when it was written.

@@ -95,3 +95,26 @@ func TestDiff(t *testing.T) {
 		t.Errorf("Diff(a, b) = %+v, %v; want %+v", got, err, want)
 	}
 }
+
+// The YAML library takes a:b inside brackets for a mapping: it is refused, not misread.
+func TestTreeWordsWithColons(t *testing.T) {
+	for in, want := range map[string]string{
+		"x: {needs: [a, b:c]}":                         `line 1: put "b:c" in quotes`,
+		"x:\n  allow: [{to: [\"y\", tcp:1.2.3.4:80]}]": `line 2: put "tcp:1.2.3.4:80" in quotes`,
+		"x: {a:b}":        `line 1: put "a:b" in quotes`,
+		"x: {a: [80:80]}": `line 1: put "80:80" in quotes`,
+		`x: {a: ["b:c", 'd:e', http://f], g: h:i}`:     `{"x":{"a":["b:c","d:e","http://f"],"g":"h:i"}}`,
+		`{"a":1,"b":{"c":[1,"d:e"]}, f: [g:h:i , j ]}`: `put "g:h:i" in quotes`,
+		`{"a":1,"b":{"c":[1,"d:e"]}}`:                  `{"a":1,"b":{"c":[1,"d:e"]}}`,
+		"x: [b:c, d]\ny: a:b\nz:\n- e:f\n":             `{"x":["b:c","d"],"y":"a:b","z":["e:f"]}`,
+	} {
+		j, err := yamlToJSON([]byte(in))
+		got := string(j)
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.HasSuffix(got, want) || err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("yamlToJSON(%q) = %s; want %s", in, got, want)
+		}
+	}
+}
