@@ -57,6 +57,7 @@ func Import(f ImportFormat, files ...File) ([]Service, error) {
 	}
 	m.cluster()
 	m.units()
+	m.closed()
 	return m.list(), nil
 }
 
@@ -67,6 +68,19 @@ type importer struct {
 	services map[string]*Service
 	objects  []object // of Kubernetes
 	install  []install
+}
+
+// needed are the names that an edge leads to.
+func (m *importer) needed() map[string]bool {
+	all := map[string]bool{}
+	for _, s := range m.services {
+		for _, n := range s.Needs {
+			for _, name := range n.AnyOf {
+				all[name] = true
+			}
+		}
+	}
+	return all
 }
 
 // list gives what was collected, without edges to themselves.

@@ -171,11 +171,22 @@ func dotText(s string) (value, rest string, ok bool) {
 	return "", s, false
 }
 
-// resource is a node's name without what Terraform adds.
+// resource is a node's name without what Terraform adds. What closes a module or provider stays apart from what opens it:
+// one waits for all that is in it, the other does not.
 func resource(s string) string {
-	s = strings.TrimPrefix(s, "[root] ")
-	for _, suffix := range []string{" (expand)", " (close)"} {
-		s = strings.TrimSuffix(s, suffix)
+	return strings.TrimSuffix(strings.TrimPrefix(s, "[root] "), " (expand)")
+}
+
+// closed leaves out the root of Terraform's graphs, and what closes modules and providers that nothing waits for.
+func (m *importer) closed() {
+	if m.format != Terraform {
+		return
 	}
-	return s
+	delete(m.services, "root")
+	needed := m.needed()
+	for name := range m.services {
+		if strings.HasSuffix(name, " (close)") && !needed[name] {
+			delete(m.services, name)
+		}
+	}
 }

@@ -167,14 +167,7 @@ func (m *importer) cluster() {
 
 // drop leaves out the objects that wait for nothing and that nothing waits for: roles, policies, what only configures.
 func (m *importer) drop() {
-	needed := map[string]bool{}
-	for _, s := range m.services {
-		for _, n := range s.Needs {
-			for _, name := range n.AnyOf {
-				needed[name] = true
-			}
-		}
-	}
+	needed := m.needed()
 	for i := range m.objects {
 		if s := m.objects[i].service; s != nil && len(s.Needs) == 0 && !needed[s.Name] {
 			delete(m.services, s.Name)

@@ -235,8 +235,15 @@ func unsplit(from ast.Node, n node) node {
 	}
 	p := &n.pairs[0]
 	inner := unsplit(m.Value, p.value)
-	if inner.shape == mapping || inner.shape == list || inner.shape == nothing {
+	switch inner.shape {
+	case mapping, list:
 		return n
+	case nothing:
+		if value.Type != token.NullType { // else it is written: ~ or null
+			return n
+		}
+		inner.text = value.Value
+	case text, number, boolean:
 	}
 	return node{line: p.at.line, column: p.at.column, shape: text, text: p.key + ":" + inner.text}
 }

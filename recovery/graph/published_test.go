@@ -62,6 +62,9 @@ func checkPublished(t *testing.T, f ImportFormat, name string, files ...File) {
 	if got != string(want) {
 		t.Errorf("Import(%s %s):\n%s\nwant as in %s:\n%s", f, name, got, golden, want)
 	}
+	if l := Check(New(services), CheckOptions{Observed: true}).Loops; len(l) > 0 {
+		t.Errorf("Import(%s %s) has the loop %s; want none in what works", f, name, l[0].Sentence())
+	}
 	lines := map[string]int{}
 	for _, file := range files {
 		lines[file.Name] = 1 + strings.Count(string(file.Data), "\n")
