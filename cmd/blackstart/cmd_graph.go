@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -37,11 +38,16 @@ that an outage would find:
    blackstart graph render services/ --format html > graph.html`,
 		Subcommands:     []*cli.Command{graphCheck(), graphOrder(), graphSimulate(), graphRender(), graphDiff(), graphImport()},
 		HideHelpCommand: true,
+		Before: func(*cli.Context) error {
+			debug.SetMemoryLimit(graphMemory)
+			return nil
+		},
 	}
 }
 
 const (
-	maxGraphFile  = 16 << 20 // bytes
+	graphMemory   = 768 << 20 // bytes, above which memory is saved at the cost of time: a graph of a million edges is below
+	maxGraphFile  = 16 << 20  // bytes
 	maxGraphFiles = 100_000
 	mostEdges     = 12 // of a loop that are told one by one
 )
