@@ -167,6 +167,10 @@ func TestPageInBrowser(t *testing.T) {
 		}
 	}
 	want("rows", "[...document.querySelectorAll('h2')].map(h => h.firstChild.textContent.trim()).join()", "tier 4,tier 3,tier 2,tier 1,tier 0")
+	want("time", "document.querySelector('header').textContent.includes('What comes back takes likely 34m, 24m to 50m. The end waits for power-distribution')", "true")
+	want("unproven", "[...document.querySelectorAll('summary')].map(s => s.textContent).includes('11 services without a proof that holds')", "true")
+	want("printed", "(dispatchEvent(new Event('beforeprint')), document.querySelectorAll('details:not([open])').length)", "0")
+	b.run("dispatchEvent(new Event('afterprint'))")
 	want("loop", "[...document.querySelectorAll('.chip.loop b')].map(b => b.textContent).join()", "cluster-scheduler,zk")
 	want("stuck", "document.querySelectorAll('.chip.stuck').length", "6")
 
@@ -221,9 +225,14 @@ func TestLargePageInBrowser(t *testing.T) {
 	if got := b.run("return document.querySelectorAll('.chip').length + ' ' + [...document.querySelectorAll('.chip')].every(c => c.scrollWidth <= c.clientWidth + 1)"); got != "500 true" {
 		t.Errorf("boxes = %s; want 500, each with its text inside", got)
 	}
+	b.run(chip("service-000499") + ".click()")
+	b.run("scrollTo(0, document.body.scrollHeight)")
+	if got := b.run("return [...document.querySelectorAll('.chip')].every(c => c.getBoundingClientRect().bottom <= document.getElementById('panel').getBoundingClientRect().top)"); got != "true" {
+		t.Errorf("the panel covers boxes that cannot be scrolled to")
+	}
 	pdf := b.picture("large.pdf", "Page.printToPDF", map[string]any{"preferCSSPageSize": true, "printBackground": true})
-	if !bytes.HasPrefix(pdf, []byte("%PDF")) || bytes.Count(pdf, []byte("/Type /Page\n")) > 6 {
-		t.Errorf("printed: %d bytes, %d pages; want at most 6", len(pdf), bytes.Count(pdf, []byte("/Type /Page\n")))
+	if !bytes.HasPrefix(pdf, []byte("%PDF")) || bytes.Count(pdf, []byte("/Type /Page\n")) > 7 {
+		t.Errorf("printed: %d bytes, %d pages; want at most 7", len(pdf), bytes.Count(pdf, []byte("/Type /Page\n")))
 	}
 	b.open(mustRender(t, HTML, New([]Service{{Name: evil, Tier: 1, Owner: evil, Region: evil, Runbook: evil, Needs: []Need{{AnyOf: []string{evil}}}}})))
 	b.run("document.querySelector('.chip').click()")

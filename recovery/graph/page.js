@@ -108,6 +108,7 @@ function show(n) {
   mark();
   panel.replaceChildren();
   panel.classList.toggle("open", n >= 0);
+  document.body.classList.toggle("reading", n >= 0);
   if (n < 0) return;
   const s = services[n];
   element("h3", s.name, panel);
@@ -169,3 +170,10 @@ reset.addEventListener("click", () => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") show(-1);
 });
+// On paper nothing opens: all of it is there.
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  closed.forEach((d) => { d.open = true; });
+});
+addEventListener("afterprint", () => closed.forEach((d) => { d.open = false; }));

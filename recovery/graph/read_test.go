@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -146,11 +147,34 @@ func TestReadErrors(t *testing.T) {
 	if _, err := Read(File{"p.json", []byte(`{"service": "a", "at": "yesterday"}`)}); err == nil || !strings.Contains(err.Error(), "p.json:1:24: want the time") {
 		t.Errorf("error of a proof = %v; want its time", err)
 	}
+	// Names with odd characters are names, as far as a person can see all of them.
+	odd := []string{"a b", "ü/ß", "日本", "a\\b", "it's", "x:y:z", "<b>", "${HOME}", "-rf", "--", "a,b", "#1", "*", "&x", "!y", "%z", "@w", "true story", "a\"b"}
+	var text strings.Builder
+	text.WriteString("services:\n")
+	for i, n := range odd {
+		fmt.Fprintf(&text, "  - {name: %q, needs: [%q]}\n", n, odd[max(i-1, 0)])
+	}
+	g := mustRead(t, "odd.yaml", strings.Replace(text.String(), `needs: ["a b"]`, "needs: [hardware]", 1))
+	if r := Check(g, CheckOptions{}); len(g.Services) != len(odd) || !r.Recoverable || len(r.Waves) != len(odd) {
+		t.Errorf("%d services in %d waves, recoverable %v; want a chain of %d", len(g.Services), len(r.Waves), r.Recoverable, len(odd))
+	}
 	// Ten megabytes of YAML that is not in the plain form are refused at once; of the plain form they are read.
 	block := "services:\n  - name: >-\n      a\n" + strings.Repeat("# x\n", 10<<18)
 	start := time.Now()
 	if _, err := Read(File{"f.yaml", []byte(block)}); err == nil || !strings.Contains(err.Error(), "larger than 4194304 bytes") || time.Since(start) > 5*time.Second {
 		t.Errorf("10 MB: error = %v after %s; want one of its size", err, time.Since(start))
+	}
+	var all []byte
+	for i, f := range large(60_000, 10, 0) {
+		if i > 0 {
+			f.Data = bytes.TrimPrefix(f.Data, []byte("services:\n"))
+		}
+		all = append(all, f.Data...)
+	}
+	start = time.Now()
+	big, err := Read(File{"f.yaml", all})
+	if len(all) < 10<<20 || err != nil || len(big.Services) != 60_000 || time.Since(start) > 30*time.Second {
+		t.Errorf("%d bytes: %v after %s; want 60000 services", len(all), err, time.Since(start))
 	}
 }
 

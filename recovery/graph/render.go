@@ -118,6 +118,7 @@ type picture struct {
 	red      map[[2]string]bool // edges of loops
 	looped   map[string]bool
 	rows     []row
+	observed bool
 }
 
 // row is the services of a tier, by name.
@@ -136,7 +137,7 @@ func (r row) title() string {
 func newPicture(g *Graph, o CheckOptions) *picture {
 	p := &picture{
 		g: g, x: newIndex(g, o.Observed), report: Check(g, o), unproven: map[string]string{},
-		red: map[[2]string]bool{}, looped: map[string]bool{},
+		red: map[[2]string]bool{}, looped: map[string]bool{}, observed: o.Observed,
 	}
 	p.t = p.x.rise()
 	for _, u := range p.report.Unproven {

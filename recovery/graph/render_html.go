@@ -6,6 +6,7 @@ import (
 	_ "embed" // the page's parts
 	"encoding/base64"
 	"html/template"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -77,11 +78,14 @@ func (p *picture) html(w *bufio.Writer) error {
 		Unlock  []string
 		Data    []pageService
 		Missing []string
+		Time    pageTime
+		Lists   []pageList
 	}{
 		Policy: "default-src 'none'; style-src " + sourceHash(css) + "; script-src " + sourceHash(js) + "; base-uri 'none'; form-action 'none'",
 		CSS:    template.CSS(css), JS: template.JS(js), //nolint:gosec // our own files
 		Report: p.report, Data: p.services(), Loops: p.report.Loops[:min(len(p.report.Loops), 20)],
 	}
+	data.Time, data.Lists = p.time(), p.lists()
 	data.More = len(p.report.Loops) - len(data.Loops)
 	for _, u := range p.report.Unlock {
 		data.Unlock = append(data.Unlock, u.String())
@@ -104,6 +108,61 @@ func (p *picture) html(w *bufio.Writer) error {
 		data.Rows = append(data.Rows, row)
 	}
 	return t.Execute(w, data)
+}
+
+// pageTime is how long it takes to bring back all that comes back; empty where nothing does.
+type pageTime struct {
+	Likely, Low, High, Critical string
+	Guessed                     int
+}
+
+func (p *picture) time() pageTime {
+	plan, err := Order(p.g, OrderOptions{Observed: p.observed})
+	if err != nil || len(plan.Steps) == 0 {
+		return pageTime{}
+	}
+	rough := func(d time.Duration) string {
+		if d > 10*time.Minute {
+			d = d.Round(time.Minute)
+		}
+		return round(d)
+	}
+	t := plan.Time
+	return pageTime{rough(t.Likely), rough(t.Low), rough(t.High), shorten(plan.Critical, " → "), plan.Guessed}
+}
+
+// pageList is a finding's items, behind its title.
+type pageList struct {
+	Title string
+	Items []string
+	More  int // that are left out
+}
+
+// lists are the findings that are about single services.
+func (p *picture) lists() []pageList {
+	problems := pageList{Title: "problems in the files"}
+	undeclared := pageList{Title: "undeclared dependencies"}
+	unproven := pageList{Title: "services without a proof that holds"}
+	for _, u := range p.report.Undeclared {
+		undeclared.Items = append(undeclared.Items, u.String())
+	}
+	for _, u := range p.report.Unproven {
+		unproven.Items = append(unproven.Items, u.Service+": "+u.Why)
+	}
+	for _, v := range p.report.Problems {
+		problems.Items = append(problems.Items, v.Message)
+	}
+	var out []pageList
+	for _, l := range []pageList{problems, undeclared, unproven} {
+		const most = 40
+		if n := len(l.Items); n > 0 {
+			l.Title = strconv.Itoa(n) + " " + l.Title
+			l.More = max(0, n-most)
+			l.Items = l.Items[:n-l.More]
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 func (p *picture) services() []pageService {

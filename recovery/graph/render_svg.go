@@ -20,18 +20,19 @@ const (
 // svg draws the tiers as rows, the nearest to the hardware at the bottom.
 func (p *picture) svg(w *bufio.Writer) {
 	at := make([][2]int, p.x.n())
-	y := margin
+	y, widest := margin, 0
 	type band struct{ top, height int }
 	bands := make([]band, len(p.rows))
 	for i, r := range p.rows {
 		top := y
+		widest = max(widest, min(len(r.services), perLine))
 		for j, s := range r.services {
 			at[s] = [2]int{margin + titleWidth + j%perLine*(boxWidth+gapX), y + gapY/2 + j/perLine*(boxHeight+gapY)}
 		}
 		y += ((len(r.services)+perLine-1)/perLine)*(boxHeight+gapY) + 8
 		bands[i] = band{top, y - top - 8}
 	}
-	width := 2*margin + titleWidth + perLine*(boxWidth+gapX)
+	width := 2*margin + titleWidth + max(widest, 2)*(boxWidth+gapX)
 	_, _ = fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="system-ui, DejaVu Sans, sans-serif" font-size="12">`+"\n", width, y+margin, width, y+margin)
 	_, _ = w.WriteString(`<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#8a93a0"/></marker>` +
 		`<marker id="r" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto"><path d="M0 0L8 4L0 8z" fill="#a4161a"/></marker></defs>` + "\n")
