@@ -4,18 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/urfave/cli/v2"
 
-	"github.com/blackstart-project/blackstart/recovery"
 	"github.com/blackstart-project/blackstart/recovery/graph"
 )
 
@@ -45,94 +41,8 @@ that an outage would find:
 	}
 }
 
-const (
-	graphMemory   = 768 << 20 // bytes, above which memory is saved at the cost of time: a graph of a million edges is below
-	maxGraphFile  = 16 << 20  // bytes
-	maxGraphFiles = 100_000
-	mostEdges     = 12 // of a loop that are told one by one
-)
-
-// graphEndings are of the files that count below a directory.
-func graphEndings(f graph.ImportFormat) []string {
-	switch f {
-	case graph.Systemd:
-		return []string{".service", ".socket", ".target", ".timer", ".path", ".mount", ".automount", ".swap", ".conf"}
-	case graph.Nomad, graph.OpenTelemetry:
-		return []string{".json"}
-	case graph.Terraform:
-		return []string{".dot", ".gv"}
-	case graph.Kubernetes:
-		return []string{".yaml", ".yml", ".json", ".manifest"}
-	case graph.Compose:
-	}
-	return []string{".yaml", ".yml", ".json"}
-}
-
-// graphFiles reads files that are named, whatever they are called, and those below
-// directories with one of the endings.
-func graphFiles(paths, endings []string) ([]graph.File, error) {
-	var files []graph.File
-	add := func(path string) error {
-		st, err := os.Stat(path)
-		if err != nil {
-			return err
-		}
-		if st.Size() > maxGraphFile || len(files) == maxGraphFiles {
-			return usage("%s: %d bytes, at most %d; at most %d files", path, st.Size(), maxGraphFile, maxGraphFiles)
-		}
-		b, err := os.ReadFile(path)
-		files = append(files, graph.File{Name: path, Data: b})
-		return err
-	}
-	for _, p := range paths {
-		err := filepath.WalkDir(p, func(path string, d fs.DirEntry, err error) error {
-			switch {
-			case err != nil:
-				return err
-			case !d.Type().IsRegular() && path != p, d.IsDir():
-				return nil
-			case path != p && !slices.Contains(endings, filepath.Ext(path)):
-				return nil
-			}
-			return add(path)
-		})
-		if errors.Is(err, fs.ErrNotExist) {
-			err = usage("%w", err)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return files, nil
-}
-
-func readGraph(c *cli.Context, paths []string) (*graph.Graph, error) {
-	if len(paths) == 0 {
-		return nil, usage("%s takes files, directories and kits", c.Command.FullName())
-	}
-	var files []graph.File
-	var plain []string
-	for _, p := range paths {
-		if _, err := os.Stat(filepath.Join(p, ocispec.ImageLayoutFile)); err != nil {
-			plain = append(plain, p)
-			continue
-		}
-		s, err := bareSite(c)
-		if err != nil {
-			return nil, err
-		}
-		of, err := s.KitGraph(recovery.KitOptions{Dir: p})
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, of...)
-	}
-	more, err := graphFiles(plain, graphEndings(""))
-	if err != nil {
-		return nil, err
-	}
-	return graph.Read(append(files, more...)...)
-}
+// graphMemory is the bytes above which memory is saved at the cost of time. A graph of a million edges is below.
+const graphMemory = 768 << 20
 
 func graphFlags() []cli.Flag {
 	const quarter = 90 * 24 * time.Hour
@@ -170,55 +80,6 @@ A kit counts with its services, capabilities and runbooks.`,
 			return nil
 		},
 	}
-}
-
-func writeReport(w io.Writer, r graph.Report) error {
-	for _, l := range r.Loops {
-		fmt.Fprintf(w, "loop        %s\n", printable(l.Sentence()))
-		for _, e := range l.Edges[:min(len(l.Edges), mostEdges)] {
-			fmt.Fprintf(w, "            %s: %s\n", printable(e.String()), printable(e.Evidence()))
-		}
-		if n := len(l.Edges) - mostEdges; n > 0 {
-			fmt.Fprintf(w, "            and %d more edges: --output json has them\n", n)
-		}
-	}
-	if len(r.Jumpstart) > 0 {
-		fmt.Fprintf(w, "way out     recovery containers for %s together break every loop\n", printable(strings.Join(r.Jumpstart, ", ")))
-	}
-	for _, m := range r.Missing {
-		fmt.Fprintf(w, "missing     %s needs %s, which nobody provides (%s)\n", printable(m.Service), printable(m.Need.String()), printable(graph.Edge{Need: m.Need}.Evidence()))
-	}
-	for _, v := range r.Inversions {
-		fmt.Fprintf(w, "inversion   %s (%s)\n", printable(v.String()), printable(v.Evidence()))
-	}
-	for _, v := range r.Undeclared {
-		fmt.Fprintf(w, "undeclared  %s (%s)\n", printable(v.String()), printable(graph.Edge{Need: v.Need}.Evidence()))
-	}
-	for _, v := range r.Unproven {
-		fmt.Fprintf(w, "unproven    %s: %s\n", printable(v.Service), printable(v.Why))
-	}
-	for _, v := range r.Single {
-		fmt.Fprintf(w, "single      without %s, %d others never come back\n", printable(v.Service), v.Loses)
-	}
-	for _, v := range r.Unlock {
-		fmt.Fprintf(w, "would help  %s\n", printable(v.String()))
-	}
-	for _, p := range r.Problems {
-		fmt.Fprintf(w, "problem     %s (%s)\n", printable(p.Message), printable(places(p.At, p.Other)))
-	}
-	_, err := fmt.Fprintf(w, "%d services, %d edges, %d waves; %d stuck\n", r.Services, r.Edges, len(r.Waves), len(r.Stuck))
-	return err
-}
-
-// places are those of a problem.
-func places(at ...graph.Position) string {
-	var all []string
-	for _, p := range at {
-		if p.File != "" {
-			all = append(all, fmt.Sprintf("%s:%d", p.File, p.Line))
-		}
-	}
-	return strings.Join(all, ", ")
 }
 
 func graphOrder() *cli.Command {
@@ -277,33 +138,6 @@ func graphOrder() *cli.Command {
 
 func words(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
-}
-
-func writePlan(w io.Writer, p graph.Plan) error {
-	rows := [][]string{{"WAVE", "SERVICE", "OWNER", "RUNBOOK", "TAKES", "BACK AFTER"}}
-	for _, s := range p.Steps {
-		name := printable(s.Service)
-		if s.Critical {
-			name += " *"
-		}
-		rows = append(rows, []string{fmt.Sprint(s.Wave), name, printable(s.Owner), printable(s.Runbook), about(s.Takes.Likely) + " " + string(s.Takes.Source), about(s.Finish)})
-	}
-	if err := table(w, rows); err != nil {
-		return err
-	}
-	for _, l := range p.Loops {
-		fmt.Fprintf(w, "loop: %s\n", printable(l.Sentence()))
-	}
-	_, err := fmt.Fprintf(w, "likely back after %s (%s to %s); %d times are guessed; * is what the end waits for\n", about(p.Time.Likely), about(p.Time.Low), about(p.Time.High), p.Guessed)
-	return err
-}
-
-// about drops what nobody needs to know of a time.
-func about(d time.Duration) string {
-	if d < 10*time.Second {
-		return d.Round(10 * time.Millisecond).String()
-	}
-	return d.Round(time.Second).String()
 }
 
 func graphSimulate() *cli.Command {

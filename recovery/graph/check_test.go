@@ -172,7 +172,7 @@ func TestFindings(t *testing.T) {
   - {name: dns, needs: [{any_of: [nothing, hardware]}], runbook: dns.yaml}
   - {name: old, needs: [hardware]}
 `, "a/etcd.yaml", book,
-		"a/dns.yaml", "runbook: dns\nservice: dns\nsteps: [{name: a, run: x}]\n",
+		"a/dns-2.yaml", "runbook: another for dns\nservice: dns\nsteps: [{name: a, confirm: x}]\n", "a/dns.yaml", "runbook: dns\nservice: dns\nsteps: [{name: a, run: x}]\n",
 		"b/other.yaml", "services: [{name: etcd, owner: platform, tier: 1}]\n",
 		"a/etcd.proof.json", `{"service": "etcd", "rehearsal": "alone", "at": "2026-03-01T00:00:00Z", "took": "61s",
   "conditions": ["package-store:read"], "minimal": true, "runbook": "`+digestOf(book)+`",

@@ -12,6 +12,7 @@ type merger struct {
 	services []Service
 	index    map[string]int // of services, by name
 	offers   []offer
+	books    []book
 	out      Graph
 }
 
@@ -28,6 +29,7 @@ func (m *merger) add(p *parsed) {
 		m.service(&p.services[i])
 	}
 	m.offers = append(m.offers, p.offers...)
+	m.books = append(m.books, p.books...)
 	m.out.Rehearsals = append(m.out.Rehearsals, p.rehearsals...)
 	m.out.Proofs = append(m.out.Proofs, p.proofs...)
 	m.out.Ignored = append(m.out.Ignored, p.ignored...)
@@ -66,7 +68,6 @@ func (m *merger) service(s *Service) {
 	if a, b := old.Manager(), s.Manager(); a != "" && b != "" && a != b {
 		m.conflict(old, s, fmt.Sprintf("%s is managed by %s here, and by %s there", s.Name, a, b))
 	}
-	old.Asks = old.Asks || s.Asks
 	old.Takes = max(old.Takes, s.Takes)
 	// What was there belongs to the caller.
 	old.Needs = append(slices.Clip(old.Needs), s.Needs...)
@@ -82,6 +83,10 @@ func (m *merger) graph() *Graph {
 	g := &m.out
 	for _, o := range m.offers {
 		m.service(&Service{Name: o.service, Tier: NoTier, Provides: []string{o.name}, At: o.at})
+	}
+	slices.SortStableFunc(m.books, func(a, b book) int { return strings.Compare(a.file, b.file) })
+	for _, b := range m.books {
+		m.book(b)
 	}
 	slices.SortStableFunc(g.Rehearsals, func(a, b Rehearsal) int {
 		return cmp.Or(strings.Compare(a.At.File, b.At.File), cmp.Compare(a.At.Line, b.At.Line))
@@ -114,6 +119,17 @@ func (m *merger) graph() *Graph {
 	slices.Sort(g.Given)
 	g.Given = slices.Compact(g.Given)
 	return g
+}
+
+// book gives a runbook to its service, if that names none. A service may have several, for different losses: the first
+// is the one that a plan calls, and the others contradict nothing.
+func (m *merger) book(b book) {
+	m.service(&Service{Name: b.service, Tier: NoTier, Owner: b.owner, At: b.at})
+	s := &m.services[m.index[b.service]]
+	if s.Runbook == "" {
+		s.Runbook = b.file
+	}
+	s.Asks = s.Asks || s.Runbook == b.file && b.asks
 }
 
 // reject refuses a proof whose digest is of another runbook than its service's in the files.

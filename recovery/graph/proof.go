@@ -75,17 +75,23 @@ func (d *decoder) conditions(n *node) []Need {
 	return slices.DeleteFunc(needs, func(n Need) bool { return slices.Contains(n.AnyOf, "") })
 }
 
-// book reads where a service's runbook is, and who keeps it.
+// book is a runbook: where it is, who keeps it, and whether it asks an operator.
+type book struct {
+	service, owner, file string
+	asks                 bool
+	at                   Position
+}
+
 func (d *decoder) book(n *node) {
-	s := Service{Name: d.required(n, "service"), Tier: NoTier, Runbook: clean(d.file), At: d.position(n)}
+	b := book{service: d.required(n, "service"), file: clean(d.file), at: d.position(n)}
 	if v := n.get("owner"); v != nil {
-		s.Owner = d.name(v)
+		b.owner = d.name(v)
 	}
 	for _, step := range n.get("steps").items {
-		s.Asks = s.Asks || step.get("confirm") != nil
+		b.asks = b.asks || step.get("confirm") != nil
 	}
-	if d.runbook = s.Runbook; s.Name != "" {
-		d.services = append(d.services, s)
+	if d.runbook = b.file; b.service != "" {
+		d.books = append(d.books, b)
 	}
 }
 

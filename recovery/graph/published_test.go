@@ -77,3 +77,26 @@ func checkPublished(t *testing.T, f ImportFormat, name string, files ...File) {
 		}
 	}
 }
+
+// The runbooks that come with this program are services without contradictions, each rehearsed and not yet proven here.
+func TestReadShipped(t *testing.T) {
+	names, err := filepath.Glob("../../runbooks/*.yaml")
+	if err != nil || len(names) < 4 {
+		t.Fatalf("%d shipped runbooks, %v; want them", len(names), err)
+	}
+	g := mustLoad(t, names...)
+	r := Check(g, CheckOptions{})
+	if !r.Recoverable || len(r.Problems) > 0 || len(g.Rehearsals) < len(names) {
+		t.Errorf("shipped runbooks: %d rehearsals, %+v; want all recoverable, without problems", len(g.Rehearsals), r.Problems)
+	}
+	for _, u := range r.Unproven {
+		if u.Why != "its rehearsal has left no proof" {
+			t.Errorf("%s: %s; want it rehearsed", u.Service, u.Why)
+		}
+	}
+	for _, s := range g.Services {
+		if s.Runbook == "" {
+			t.Errorf("%s has no runbook; want the shipped one", s.Name)
+		}
+	}
+}

@@ -64,6 +64,7 @@ func New(services []Service, given ...string) *Graph {
 type parsed struct {
 	services   []Service
 	offers     []offer
+	books      []book
 	rehearsals []Rehearsal
 	proofs     []Proof
 	given      []string
