@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +27,7 @@ func NewProof(runs []Result, h *runbooks.Rehearsal, runbook *runbooks.File, from
 			p.Runs = append(p.Runs, took(r.Took))
 		}
 		for _, a := range r.Attempts {
-			for _, to := range called(a, from) {
+			for _, to := range called(a, from, r.Hosts) {
 				reached[runbooks.Attempted{To: to, Blocked: a.Verdict == sandbox.Blocked}] += a.Count
 			}
 		}
@@ -49,9 +50,9 @@ func took(d time.Duration) runbooks.Duration {
 	return runbooks.Duration(max(d.Round(time.Millisecond), time.Millisecond))
 }
 
-// called is the capabilities that an attempt was for, else the endpoint that would have let it through. Sockets and
-// files of the host itself that no capability speaks of are nobody's dependency.
-func called(a sandbox.Attempt, from sandbox.Catalogue) []string {
+// called is the capabilities that an attempt was for, else the endpoint that would have let it through. What no capability
+// speaks of on the rehearsal's own hosts, before something listens there, is nobody else's.
+func called(a sandbox.Attempt, from sandbox.Catalogue, own []netip.Addr) []string {
 	if a.Capability != "" && a.Verdict != sandbox.Blocked {
 		return []string{a.Capability}
 	}
@@ -63,6 +64,9 @@ func called(a sandbox.Attempt, from sandbox.Catalogue) []string {
 	}
 	if len(names) > 0 || a.Verdict != sandbox.Blocked {
 		return names
+	}
+	if to, err := netip.ParseAddrPort(a.Destination); err == nil && (to.Addr().IsLoopback() || slices.Contains(own, to.Addr().Unmap())) {
+		return nil
 	}
 	for _, c := range sandbox.Suggest([]sandbox.Attempt{a}) {
 		if c.Kind != sandbox.KindUnix && c.Kind != sandbox.KindFile {

@@ -50,6 +50,7 @@ type Result struct {
 	Conditions []string              `json:"conditions"`
 	Steps      []recovery.TaskResult `json:"steps"`
 	Attempts   []sandbox.Attempt     `json:"attempts"`         // what was tried to be reached
+	Hosts      []netip.Addr          `json:"hosts,omitempty"`  // its own, in the vacuum
 	Suggest    []string              `json:"suggest"`          // what would have let the blocked attempts pass
 	Output     string                `json:"output,omitempty"` // the end of what the steps printed
 }
@@ -86,7 +87,8 @@ func Rehearse(ctx context.Context, o Options, file *runbooks.File, h *runbooks.R
 		return r, err
 	}
 	hosts := map[string]netip.Addr{}
-	for i, a := range v.Addresses() {
+	r.Hosts = v.Addresses()
+	for i, a := range r.Hosts {
 		if i < len(rb.Hosts) {
 			hosts[rb.Hosts[i]] = a
 		}
