@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -109,6 +110,9 @@ func graphOrder() *cli.Command {
 					}
 					if p.Steps[i].Runbook, err = filepath.Abs(s.Runbook); err != nil {
 						return err
+					}
+					if _, err := os.Stat(s.Runbook); err != nil {
+						return usage("the runbook of %s has to be a file here: %w", s.Service, err)
 					}
 				}
 				what := strings.Join(p.Lost, ", ")
