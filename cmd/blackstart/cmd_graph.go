@@ -149,7 +149,8 @@ func graphSimulate() *cli.Command {
 		Name: "simulate", Usage: "play losses: which are recoverable, how long they take, the worst first", ArgsUsage: "DIR|FILE|KIT...",
 		Description: `Every single loss, unless --pairs or --lose says otherwise. Exit status 3 where one is not recoverable.`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "pairs", Usage: "every pair as well"},
+			&cli.BoolFlag{Name: "pairs", Usage: "every pair that is worse than its parts as well"},
+			&cli.StringFlag{Name: "among", Usage: "`A,B`: the services that pairs are made of, where there are more than 2000"},
 			&cli.StringSliceFlag{Name: "lose", Usage: "`WHAT`: A,B (services), region:R, tier:N or all"},
 			&cli.IntFlag{Name: "top", Value: 20, Usage: "`N` outcomes"},
 			&cli.BoolFlag{Name: "observed", Usage: "what was seen in use counts as needed"},
@@ -160,7 +161,7 @@ func graphSimulate() *cli.Command {
 			if err != nil {
 				return err
 			}
-			o := graph.SimulateOptions{Singles: !c.IsSet("lose"), Pairs: c.Bool("pairs"), Observed: c.Bool("observed"), Top: c.Int("top")}
+			o := graph.SimulateOptions{Singles: !c.IsSet("lose"), Pairs: c.Bool("pairs"), Among: words(c.String("among")), Observed: c.Bool("observed"), Top: c.Int("top")}
 			for _, l := range c.StringSlice("lose") {
 				storm := graph.Storm{Name: l, Tier: graph.NoTier}
 				switch kind, name, _ := strings.Cut(l, ":"); {

@@ -58,8 +58,9 @@ func (e Errors) Unwrap() []error {
 
 // report collects what is wrong with one file.
 type report struct {
-	file string
-	errs Errors
+	file    string
+	anchors bool // what YAML can share between places is taken
+	errs    Errors
 }
 
 // at notes an error at a node.

@@ -43,7 +43,7 @@ func Import(f ImportFormat, files ...File) ([]Service, error) {
 	m := &importer{format: f, services: map[string]*Service{}}
 	var errs Errors
 	for _, file := range files {
-		m.report = &report{file: file.Name}
+		m.report = &report{file: file.Name, anchors: f == Compose}
 		if len(file.Data) > MaxFile {
 			m.pos(1, 1, "larger than %d bytes", MaxFile)
 		} else {

@@ -2,6 +2,7 @@ package graph
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,6 +54,26 @@ services:
   queue: {image: z, volumes_from: ["container:other", "db:ro"]}
   vpn: {image: v}
 `, "cache needs db\ndb\nqueue needs db\nvpn\nweb needs db\nweb needs queue\nweb needs vpn\nweb softly needs cache"},
+		{Compose, "shared.yaml", `
+x-common: &common
+  restart: always
+  depends_on: &waits
+    db: {condition: service_healthy}
+x-more: &more {depends_on: [queue], links: [vpn]}
+services:
+  web: {<<: *common, image: x}
+  api:
+    <<: [*common, *more]
+    image: !reset x
+  job:
+    depends_on:
+      <<: *waits
+      queue: {condition: service_started}
+  own: {<<: *common, depends_on: [queue]}
+  db: {}
+  queue: {}
+  vpn: {}
+`, "api needs db\napi needs vpn\ndb\njob needs queue\njob needs db\nown needs queue\nqueue\nvpn\nweb needs db"},
 		{Kubernetes, "all.yaml", `
 apiVersion: apps/v1
 kind: Deployment
@@ -122,6 +143,11 @@ ExecStart=/bin/true
 }
 
 func TestImport(t *testing.T) {
+	bomb := "a0: &a0 {k: [x, x, x, x, x, x, x, x]}\n"
+	for i := range 9 {
+		bomb += fmt.Sprintf("a%d: &a%d {k: [%s*a%d]}\n", i+1, i+1, strings.Repeat(fmt.Sprintf("*a%d, ", i), 8), i)
+	}
+	bomb += "services: {a: *a9}\n"
 	for _, c := range imports() {
 		got, err := Import(c.format, File{c.name, []byte(c.text)})
 		if err != nil || edges(got) != c.want {
@@ -141,6 +167,10 @@ func TestImport(t *testing.T) {
 		want   string
 	}{
 		{Compose, "services: {a: [", "f:1:"},
+		{Compose, "services: {a: *b}", "f:1:15: there is no anchor b above"},
+		{Compose, "services: {a: {<<: [x]}}", "f:1:21: want a mapping to merge, got text"},
+		{Compose, bomb, "aliases stand for too much"},
+		{Kubernetes, "kind: &a b", "anchors, aliases, tags and directives are not taken"},
 		{Nomad, "{}", "want a job in JSON"},
 		{Terraform, "x", "starts with digraph"},
 		{Terraform, "digraph {\n\"a\" -> b\n}", "f:2:1: want -> and a text in quotes"},

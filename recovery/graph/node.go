@@ -127,7 +127,7 @@ func full(b []byte, r *report) (docs []node) {
 		r.pos(p.Line, p.Column, "malformed YAML: %s", at.GetMessage())
 		return nil
 	}
-	t := builder{report: r}
+	t := builder{report: r, anchors: map[string]node{}}
 	for _, d := range f.Docs {
 		if d.Body != nil {
 			docs = append(docs, t.build(d.Body, 0))
@@ -147,6 +147,9 @@ func tame(tokens token.Tokens, r *report) bool {
 		p := t.Position
 		switch t.Type { //nolint:exhaustive // the others are harmless
 		case token.AliasType, token.AnchorType, token.MergeKeyType, token.TagType, token.DirectiveType:
+			if r.anchors && t.Type != token.DirectiveType {
+				continue
+			}
 			r.pos(p.Line, p.Column, "anchors, aliases, tags and directives are not taken")
 			return false
 		case token.SequenceStartType, token.MappingStartType:
@@ -168,7 +171,11 @@ func tame(tokens token.Tokens, r *report) bool {
 }
 
 // builder turns the library's tree into nodes.
-type builder struct{ *report }
+type builder struct {
+	*report
+	anchors map[string]node
+	shared  int // nodes that aliases stand for
+}
 
 func (b *builder) build(n ast.Node, depth int) node {
 	out := position(n)
@@ -200,9 +207,18 @@ func (b *builder) build(n ast.Node, depth int) node {
 		for _, m := range v.Values {
 			b.pair(&out, m, depth)
 		}
+		b.merge(&out, v.Values, depth)
 	case *ast.MappingValueNode:
 		out.shape = mapping
 		b.pair(&out, v, depth)
+		b.merge(&out, []*ast.MappingValueNode{v}, depth)
+	case *ast.AnchorNode:
+		out = b.build(v.Value, depth+1)
+		b.anchors[v.Name.String()] = out
+	case *ast.AliasNode:
+		return b.alias(v, out)
+	case *ast.TagNode:
+		return b.build(v.Value, depth+1)
 	default:
 		b.at(&out, "%s is not taken here", strings.ToLower(n.Type().YAMLName()))
 	}
@@ -251,6 +267,8 @@ func unsplit(from ast.Node, n node) node {
 func (b *builder) pair(out *node, m *ast.MappingValueNode, depth int) {
 	p := pair{at: position(m.Key)}
 	switch k := m.Key.(type) {
+	case *ast.MergeKeyNode:
+		return
 	case *ast.StringNode:
 		p.key = k.Value
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.NullNode:

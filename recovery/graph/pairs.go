@@ -19,7 +19,7 @@ func (x *index) pairs(ctx context.Context, names []string) ([]loss, map[int32]al
 		return nil, nil, err
 	}
 	if len(of) > maxPairs {
-		return nil, nil, fmt.Errorf("%w: pairs of %d services: at most %d are simulated, so name some", ErrInvalid, len(of), maxPairs)
+		return nil, nil, fmt.Errorf("%w: pairs of %d services: at most %d are simulated, so name them with --among", ErrInvalid, len(of), maxPairs)
 	}
 	s := newStorm(x)
 	takes := make([]int64, x.n())
