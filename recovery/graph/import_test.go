@@ -233,6 +233,9 @@ func fuzzImport(f *testing.F, format ImportFormat) {
 			f.Add(c.text)
 		}
 	}
+	for _, file := range published(f, format) {
+		f.Add(string(file.Data))
+	}
 	f.Fuzz(func(t *testing.T, s string) {
 		if len(s) > 20000 {
 			return

@@ -9,7 +9,7 @@ import (
 )
 
 // published reads the files of a format that others published (testdata/published/NOTICE).
-func published(t *testing.T, f ImportFormat) []File {
+func published(t testing.TB, f ImportFormat) []File {
 	t.Helper()
 	var files []File
 	root := filepath.Join("testdata/published", string(f))
