@@ -271,7 +271,8 @@ func TestSweepGoesOn(t *testing.T) {
 	}
 	end()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if removed, err = Sweep(); err == nil {
+		_, err := Sweep()
+		if err == nil {
 			break
 		}
 		if time.Now().After(deadline) {
