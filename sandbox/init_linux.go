@@ -116,10 +116,11 @@ func closeInherited() error {
 	return nil
 }
 
-// setUp builds the network and the root side by side. The descriptors are, with
-// a record, those of the packet log and of the system call listener; then those
-// that the setup asks for.
-func (w *world) setUp(s *setup) (watching []int, warnings []string, err error) {
+// setUp builds the root, the network and the thread that starts commands side by
+// side. The descriptors are, with a record, those of the packet log, of what the
+// peers log and of the system call listener; then those that the setup asks for.
+// After an error this process ends, and with it what it has opened.
+func (w *world) setUp(s *setup) (fds []int, warnings []string, err error) {
 	if s.Hostname != "" {
 		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
 			return nil, nil, fmt.Errorf("setting the host name: %w", err)
@@ -128,57 +129,49 @@ func (w *world) setUp(s *setup) (watching []int, warnings []string, err error) {
 	if err := openPorts(); err != nil {
 		return nil, nil, err
 	}
-	type built struct {
-		warning string
-		err     error
-	}
-	network := make(chan built, 1)
-	go func() {
-		var r built
-		r.warning, r.err = w.network(s)
-		network <- r
-	}()
+	var side sync.WaitGroup
+	var warning string
+	var logs []int
+	var networkErr, threadErr error
+	side.Go(func() {
+		if warning, networkErr = w.network(s); networkErr == nil && s.Record {
+			logs, networkErr = openLogs(s.Rules.Peers)
+		}
+	})
+	listener := -1
+	side.Go(func() { w.thread, listener, threadErr = startConfined(s.Record) })
 	warnings, err = buildRoot(s)
-	n := <-network
-	if err = errors.Join(err, n.err); err != nil {
+	side.Wait()
+	if err = errors.Join(err, networkErr, threadErr); err != nil {
 		return nil, nil, err
 	}
-	if n.warning != "" {
-		warnings = append(warnings, n.warning)
+	if warning != "" {
+		warnings = append(warnings, warning)
 	}
 	if s.Record {
-		log, err := openNFLOG()
+		fds = append(logs, listener)
+	}
+	for _, p := range s.Listen {
+		got, err := w.listen(p)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("listening on %s inside: %w", p.Address, err)
 		}
-		watching = append(watching, log)
-		for _, host := range s.Rules.Peers {
-			log, err := openPeerLog(host)
-			if err != nil {
-				closeAll(watching)
-				return nil, nil, err
-			}
-			watching = append(watching, log)
+		fds = append(fds, got...)
+	}
+	return fds, warnings, nil
+}
+
+// openLogs opens the packet log, and those of the traffic from peers.
+func openLogs(peers []int) (all []int, err error) {
+	log, err := openNFLOG()
+	all = append(all, log)
+	for _, host := range peers {
+		if err == nil {
+			log, err = openPeerLog(host)
+			all = append(all, log)
 		}
 	}
-	thread, listener, err := startConfined(s.Record)
-	if err != nil {
-		closeAll(watching)
-		return nil, nil, err
-	}
-	w.thread = thread
-	if s.Record {
-		watching = append(watching, listener)
-	}
-	for _, e := range s.Listen {
-		fds, err := w.listen(e)
-		if err != nil {
-			closeAll(watching)
-			return nil, nil, fmt.Errorf("listening on %s inside: %w", e.Address, err)
-		}
-		watching = append(watching, fds...)
-	}
-	return watching, warnings, nil
+	return all, err
 }
 
 // network opens the listeners that wedge before the rules that lead to them.
