@@ -21,7 +21,7 @@ var version, built = "dev", ""
 func commands() []*cli.Command {
 	return []*cli.Command{
 		cmdRun(), cmdPs(), cmdLogs(), cmdExec(), cmdStop(), cmdRm(), cmdInspect(), cmdStats(), cmdHandoff(),
-		cmdSalvage(), cmdKit(), cmdFetch(), cmdDNS(), cmdCerts(), cmdAccess(), cmdAudit(), cmdSandbox(), cmdRunbook(), cmdRehearse(), cmdPare(), cmdGraph(), cmdDoctor(), cmdSupervise(),
+		cmdSalvage(), cmdKit(), cmdFetch(), cmdDNS(), cmdCerts(), cmdAccess(), cmdAudit(), cmdSandbox(), cmdRunbook(), cmdRehearse(), cmdPare(), cmdDrill(), cmdGraph(), cmdDoctor(), cmdSupervise(),
 	}
 }
 

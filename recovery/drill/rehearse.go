@@ -64,21 +64,7 @@ func Rehearse(ctx context.Context, o Options, file *runbooks.File, h *runbooks.R
 	if err != nil {
 		return r, err
 	}
-	var allow []sandbox.Capability
-	for _, c := range h.Conditions {
-		for _, name := range c.Names() {
-			found, err := o.Catalogue.Resolve(name)
-			if err != nil {
-				return r, err
-			}
-			r.Conditions = append(r.Conditions, name)
-			allow = append(allow, found...)
-		}
-	}
-	v, err := o.Site.Vacuum(ctx, recovery.VacuumOptions{
-		Allow: allow, Dark: sandbox.ModeDrop, Record: o.Record, Show: append([]string{o.Self}, o.Show...),
-		Hosts: max(h.Hardware.Hosts, len(rb.Hosts)), Memory: int64(h.Hardware.Memory), CPUs: h.Hardware.CPUs,
-	})
+	j, err := o.enter(ctx, rb, h)
 	if errors.Is(err, sandbox.ErrUnresolved) {
 		r.Verdict, r.Reason = Unresolved, err.Error()
 		return r, nil
@@ -86,21 +72,10 @@ func Rehearse(ctx context.Context, o Options, file *runbooks.File, h *runbooks.R
 	if err != nil {
 		return r, err
 	}
-	hosts := map[string]netip.Addr{}
-	r.Hosts = v.Addresses()
-	for i, a := range r.Hosts {
-		if i < len(rb.Hosts) {
-			hosts[rb.Hosts[i]] = a
-		}
-	}
-	bound, err := rb.Bind(h.Vars, hosts)
-	if err != nil {
-		_, closeErr := v.Close()
-		return r, errors.Join(err, closeErr)
-	}
-	j := judge{o: o, v: v, ground: v.Ground(o.Self, rb.Hosts), bound: bound, h: h}
+	r.Conditions = append(r.Conditions, j.reaches...)
+	r.Hosts = j.v.Addresses()
 	why := j.run(ctx, &r)
-	attempts, closeErr := v.Close()
+	attempts, closeErr := j.v.Close()
 	r.Attempts = attempts
 	for _, c := range sandbox.Suggest(attempts) {
 		r.Suggest = append(r.Suggest, c.String())
@@ -111,9 +86,9 @@ func Rehearse(ctx context.Context, o Options, file *runbooks.File, h *runbooks.R
 	r.Output = j.said.String()
 	switch {
 	case closeErr != nil || errors.Is(why, sandbox.ErrUnresolved):
-		r.Verdict, r.Reason = Unresolved, bound.Masker().Text(errors.Join(closeErr, why).Error())
+		r.Verdict, r.Reason = Unresolved, j.bound.Masker().Text(errors.Join(closeErr, why).Error())
 	case why != nil:
-		r.Verdict, r.Reason = Fail, bound.Masker().Text(why.Error())
+		r.Verdict, r.Reason = Fail, j.bound.Masker().Text(why.Error())
 	default:
 		r.Verdict = Pass
 	}
@@ -122,12 +97,71 @@ func Rehearse(ctx context.Context, o Options, file *runbooks.File, h *runbooks.R
 
 // judge is a rehearsal that is being run.
 type judge struct {
-	o      Options
-	v      *recovery.Vacuum
-	ground recovery.Ground
-	bound  *runbooks.Bound
-	h      *runbooks.Rehearsal
-	said   tail
+	o       Options
+	v       *recovery.Vacuum
+	ground  recovery.Ground
+	bound   *runbooks.Bound
+	h       *runbooks.Rehearsal
+	reaches []string // what its conditions name
+	said    tail
+}
+
+// enter makes a rehearsal's vacuum: where its conditions are all that can be
+// reached, and nothing was done yet.
+func (o Options) enter(ctx context.Context, rb *runbooks.Runbook, h *runbooks.Rehearsal) (*judge, error) {
+	j := &judge{o: o, h: h}
+	var allow []sandbox.Capability
+	for _, c := range h.Conditions {
+		for _, name := range c.Names() {
+			found, err := o.Catalogue.Resolve(name)
+			if err != nil {
+				return nil, err
+			}
+			j.reaches = append(j.reaches, name)
+			allow = append(allow, found...)
+		}
+	}
+	v, err := o.Site.Vacuum(ctx, recovery.VacuumOptions{
+		Allow: allow, Dark: sandbox.ModeDrop, Record: o.Record, Show: append([]string{o.Self}, o.Show...),
+		Hosts: max(h.Hardware.Hosts, len(rb.Hosts)), Memory: int64(h.Hardware.Memory), CPUs: h.Hardware.CPUs,
+	})
+	if err != nil {
+		return nil, err
+	}
+	hosts := map[string]netip.Addr{}
+	for i, a := range v.Addresses() {
+		if i < len(rb.Hosts) {
+			hosts[rb.Hosts[i]] = a
+		}
+	}
+	if j.bound, err = rb.Bind(h.Vars, hosts); err != nil {
+		_, closeErr := v.Close()
+		return nil, errors.Join(err, closeErr)
+	}
+	j.v, j.ground = v, v.Ground(o.Self, rb.Hosts)
+	return j, nil
+}
+
+// lay checks the tools and lays out the dead service.
+func (j *judge) lay(ctx context.Context, ro recovery.RunbookOptions) error {
+	for _, tool := range j.h.Tools {
+		code, err := j.ground.Shell(ctx, `command -v "$tool"`, []string{"tool=" + tool}, "", io.Discard)
+		if err != nil {
+			return err
+		}
+		if code != 0 {
+			return fmt.Errorf("the tool %s is not there", tool)
+		}
+	}
+	given, err := j.bound.Given(j.h)
+	if err != nil {
+		return err
+	}
+	if _, err := recovery.RunTasks(ctx, ro, given.Tasks); err != nil {
+		// Nothing was rehearsed: this says nothing of the runbook.
+		return fmt.Errorf("%w: laying out the dead service: %w", sandbox.ErrUnresolved, err)
+	}
+	return nil
 }
 
 func (j *judge) keep(text string) {
@@ -141,23 +175,9 @@ func (j *judge) keep(text string) {
 
 // run brings the service back and looks whether it is. nil: it is.
 func (j *judge) run(ctx context.Context, r *Result) error {
-	for _, tool := range j.h.Tools {
-		code, err := j.ground.Shell(ctx, `command -v "$tool"`, []string{"tool=" + tool}, "", io.Discard)
-		if err != nil {
-			return err
-		}
-		if code != 0 {
-			return fmt.Errorf("the tool %s is not there", tool)
-		}
-	}
 	ro := recovery.RunbookOptions{Bound: j.bound, Ground: j.ground, Tell: j.o.Tell, Output: j.output, FirstWait: 100 * time.Millisecond}
-	given, err := j.bound.Given(j.h)
-	if err != nil {
+	if err := j.lay(ctx, ro); err != nil {
 		return err
-	}
-	if _, err := recovery.RunTasks(ctx, ro, given.Tasks); err != nil {
-		// Nothing was rehearsed: this says nothing of the runbook.
-		return fmt.Errorf("%w: laying out the dead service: %w", sandbox.ErrUnresolved, err)
 	}
 	began := time.Now()
 	deadline := began.Add(time.Duration(j.h.Within))
