@@ -119,14 +119,33 @@ func (p Progress) Next() int {
 		if s.Done || (!s.Seen() && p.later(i)) {
 			continue
 		}
-		if !slices.ContainsFunc(s.Needs, func(id string) bool {
-			j := p.index(id)
-			return j >= 0 && !p.Steps[j].Done && p.Steps[j].Seen()
-		}) {
+		if p.ready(i) {
 			return i
 		}
 	}
 	return -1
+}
+
+// ready says whether all that a step needs is done, as far as can be seen.
+func (p Progress) ready(i int) bool {
+	return !slices.ContainsFunc(p.needs(i, nil), func(j int) bool { return !p.Steps[j].Done })
+}
+
+// needs are the steps that one needs; in the place of one that nobody sees, those
+// that it needs itself.
+func (p Progress) needs(i int, through []int) []int {
+	var all []int
+	for _, id := range p.Steps[i].Needs {
+		j := p.index(id)
+		switch {
+		case j < 0 || slices.Contains(through, j):
+		case p.Steps[j].Seen():
+			all = append(all, j)
+		default:
+			all = append(all, p.needs(j, append(through, i))...)
+		}
+	}
+	return all
 }
 
 // later says whether anything that comes after a step was begun or done.

@@ -110,8 +110,8 @@ func NewScore(d Drill, events []Event, all []Drill) Score {
 		s.Best, s.Median = slices.Min(before), median(before)
 	}
 	p := d.Progress(events)
-	for _, st := range p.Steps {
-		s.Steps = append(s.Steps, p.score(st, d.Blind))
+	for i := range p.Steps {
+		s.Steps = append(s.Steps, p.score(i, d.Blind))
 	}
 	s.Commands = len(p.Commands)
 	for _, c := range p.Commands {
@@ -130,22 +130,19 @@ func NewScore(d Drill, events []Event, all []Drill) Score {
 	return s
 }
 
-func (p Progress) score(st StepProgress, blind bool) StepScore {
+func (p Progress) score(n int, blind bool) StepScore {
+	st := p.Steps[n]
 	s := StepScore{ID: st.ID, Number: st.Number, State: Skipped}
 	switch {
 	case st.Done:
 		s.State, s.At, s.By = InOrder, st.At, st.By
 		began := cmp.Or(max(st.Began, 0), st.At)
-		for _, id := range st.Needs {
-			i := p.index(id)
-			if i < 0 || !p.Steps[i].Seen() || st.By != "command" {
-				continue
-			}
+		for _, i := range p.needs(n, nil) {
 			need := p.Steps[i]
 			if need.By != "command" {
 				need.At -= lookLag
 			}
-			if !need.Done || need.At > began {
+			if st.By == "command" && (!need.Done || need.At > began) {
 				s.State = OutOfOrder
 			}
 		}

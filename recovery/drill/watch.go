@@ -191,13 +191,3 @@ func (r *running) checks(ctx context.Context, all bool) {
 		}
 	}
 }
-
-// ready says whether all that a step needs is done.
-func (p Progress) ready(i int) bool {
-	for _, id := range p.Steps[i].Needs {
-		if j := p.index(id); j >= 0 && p.Steps[j].Seen() && !p.Steps[j].Done {
-			return false
-		}
-	}
-	return true
-}
