@@ -23,7 +23,8 @@ type Proof struct {
 	Kit        string              `json:"kit,omitempty"`
 	Binary     string              `json:"binary"`
 	Signer     string              `json:"signer,omitempty"`
-	Stale      string              `json:"stale,omitempty"` // why it does not hold any more
+	Stale      string              `json:"stale,omitempty"`    // why it does not hold any more
+	Unsigned   string              `json:"unsigned,omitempty"` // why nobody who counts has signed it; "" as well where nobody asked
 }
 
 // Attempted is something that a rehearsal tried to reach.

@@ -14,7 +14,7 @@ func (v view) markdown(w io.Writer) error {
 	p("# %s\n", escaped(v.Title))
 	p("Service **%s**%s%s\n", escaped(v.Service), labelled(", owner ", escaped(v.Owner)), labelled(", about ", v.Expected))
 	for _, proof := range v.Proofs {
-		p("> **%s**\n", escaped(proof.sentence()))
+		p("> **%s**\n", escaped(proof.signed()))
 	}
 	if v.Summary != "" {
 		p("%s\n", escaped(v.Summary))

@@ -27,7 +27,7 @@ func (v view) text(w io.Writer) error {
 	p("%s\n%s", v.Title, strings.Repeat("=", min(len([]rune(v.Title)), textWidth)))
 	p("Service %s%s%s", v.Service, labelled(", owner ", v.Owner), labelled(", about ", v.Expected))
 	for _, proof := range v.Proofs {
-		para("", proof.sentence())
+		para("", proof.signed())
 	}
 	if v.Summary != "" {
 		p("")
@@ -103,10 +103,21 @@ func (v varView) line() string {
 
 // sentence is a proof in words.
 func (p proofView) sentence() string {
+	if p.Unsigned != "" {
+		return fmt.Sprintf("NOT SIGNED: a file says that %q passed on %s in %s, and %s.", p.Rehearsal, p.At, p.Took, p.Unsigned)
+	}
 	if p.Stale != "" {
 		return fmt.Sprintf("STALE: passed %q on %s in %s; since then %s.", p.Rehearsal, p.At, p.Took, p.Stale)
 	}
 	return fmt.Sprintf("PROVEN: passed %q on %s in %s, reaching %s.", p.Rehearsal, p.At, p.Took, p.Conditions)
+}
+
+// signed is sentence, and who vouches for it.
+func (p proofView) signed() string {
+	if p.Signer == "" {
+		return p.sentence()
+	}
+	return p.sentence() + " Signed by " + p.Signer + "."
 }
 
 // wrap breaks text into lines of at most width characters where it has blanks. Lines stay lines.

@@ -45,8 +45,9 @@ type rehearsalView struct {
 }
 
 type proofView struct {
-	Rehearsal, At, Took, Conditions, Stale string
-	Facts                                  []fact
+	Rehearsal, At, Took, Conditions, Stale, Unsigned, Signer string
+
+	Facts []fact
 }
 
 func (p Page) view() view {
@@ -112,7 +113,7 @@ func (p Page) took() map[string]Duration {
 		all[s.Name] = s.Takes
 	}
 	for _, proof := range p.Proofs {
-		if proof.Stale == "" && len(proof.Steps) > 0 {
+		if proof.holds() && len(proof.Steps) > 0 {
 			for name, d := range proof.Steps {
 				all[name] = d
 			}
@@ -291,7 +292,7 @@ func (h *Rehearsal) view() rehearsalView {
 func (p Proof) view() proofView {
 	v := proofView{
 		Rehearsal: printable(p.Rehearsal), At: p.At.UTC().Format("2006-01-02 15:04 UTC"), Took: shorter(p.Took),
-		Conditions: "nothing", Stale: printable(p.Stale),
+		Conditions: "nothing", Stale: printable(p.Stale), Unsigned: printable(p.Unsigned), Signer: printable(p.Signer),
 	}
 	if len(p.Conditions) > 0 {
 		all := make([]string, len(p.Conditions))
@@ -307,6 +308,9 @@ func (p Proof) view() proofView {
 	}
 	return v
 }
+
+// holds says whether a proof counts.
+func (p Proof) holds() bool { return p.Stale == "" && p.Unsigned == "" }
 
 // plainQuote quotes a value for a shell that must not look into it.
 func plainQuote(s string) string {

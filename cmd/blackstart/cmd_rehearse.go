@@ -18,6 +18,7 @@ import (
 
 	"github.com/blackstart-project/blackstart/recovery"
 	"github.com/blackstart-project/blackstart/recovery/drill"
+	"github.com/blackstart-project/blackstart/recovery/kit"
 	"github.com/blackstart-project/blackstart/runbooks"
 )
 
@@ -49,6 +50,7 @@ Exit status 0: every service is recoverable; 3: one is not; 7: of one it cannot 
 			&cli.StringFlag{Name: "junit", Usage: "write the results as JUnit XML to `FILE`"},
 			&cli.StringFlag{Name: "html", Usage: "write the document of each runbook that passed into `DIR`, with its proof on it"},
 			&cli.StringFlag{Name: "proofs", Usage: "write a proof for each that passed into `DIR`"},
+			&cli.StringFlag{Name: "sign-key", Usage: "`FILE` of an SSH key, or its .pub for one that the agent holds: sign each proof, into a .sig beside it"},
 			&cli.StringFlag{Name: "record", Usage: "write what each tried to reach into `DIR`"},
 			&cli.StringFlag{Name: "shard", Usage: "`I/N`: only the Ith of N parts"},
 			&cli.IntFlag{Name: "repeat", Value: 1, Usage: "`K` times each: all must pass"},
@@ -61,6 +63,9 @@ Exit status 0: every service is recoverable; 3: one is not; 7: of one it cannot 
 			}
 			if todo, err = shard(todo, c.String("shard")); err != nil {
 				return err
+			}
+			if c.IsSet("sign-key") && !c.IsSet("proofs") {
+				return usage("--sign-key signs proofs: name a directory for them with --proofs")
 			}
 			o, err := drillOptions(c)
 			if err != nil {
@@ -232,6 +237,10 @@ func keepProofs(c *cli.Context, o drill.Options, files []*runbooks.File, todo []
 	if err != nil {
 		return err
 	}
+	kitDigest, err := o.Site.KitDigest()
+	if err != nil {
+		return err
+	}
 	for i, one := range todo {
 		passed := true
 		var runs []drill.Result
@@ -247,8 +256,9 @@ func keepProofs(c *cli.Context, o drill.Options, files []*runbooks.File, todo []
 			return err
 		}
 		p := drill.NewProof(runs, one.h, of, o.Catalogue, binary, c.String("commit"))
+		p.Kit = kitDigest
 		if proofs != "" {
-			if err := writeProof(proofs, p); err != nil {
+			if err := writeProof(c, proofs, p); err != nil {
 				return err
 			}
 		}
@@ -279,13 +289,27 @@ func runbookOf(one rehearsal, files []*runbooks.File) (*runbooks.File, *runbooks
 	return one.file, rb, nil
 }
 
-// writeProof writes a proof into a directory, where graph check finds it.
-func writeProof(dir string, p runbooks.Proof) error {
+// writeProof writes a proof into a directory, where graph check finds it, and its
+// signature beside it if there is a key.
+func writeProof(c *cli.Context, dir string, p runbooks.Proof) error {
 	b, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
 		return err
 	}
-	return writeInto(dir, fileName(p.Rehearsal)+".json", append(b, '\n'))
+	b = append(b, '\n')
+	name := fileName(p.Rehearsal) + ".json"
+	if err := writeInto(dir, name, b); err != nil {
+		return err
+	}
+	key := c.String("sign-key")
+	if key == "" {
+		return nil
+	}
+	sig, err := recovery.SignProof(c.Context, b, kit.KeyFile{Path: key, Agent: os.Getenv("SSH_AUTH_SOCK"), Password: password})
+	if err != nil {
+		return err
+	}
+	return writeInto(dir, name+".sig", sig)
 }
 
 func writeInto(dir, name string, b []byte) error {
@@ -388,5 +412,5 @@ func proveMinimum(c *cli.Context, dir string, o drill.Options, title string, p d
 	}
 	proof := drill.NewProof([]drill.Result{p.Run}, all[i].h, of, o.Catalogue, binary, "")
 	proof.Minimal = p.Evident()
-	return writeProof(dir, proof)
+	return writeProof(c, dir, proof)
 }

@@ -1,14 +1,14 @@
 package main
 
 import (
-	"encoding/json"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/blackstart-project/blackstart/recovery"
 	"github.com/blackstart-project/blackstart/runbooks"
 )
 
@@ -19,6 +19,8 @@ func runbookRender() *cli.Command {
 			&cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT`: text, markdown or html (one file that needs nothing else)"},
 			&cli.StringFlag{Name: "runbook", Usage: "`TITLE`, where the file has several"},
 			&cli.StringSliceFlag{Name: "proof", Usage: "`FILE` that rehearse wrote"},
+			&cli.StringFlag{Name: "proof-signers", Usage: "`FILE` of ssh-keygen's allowed_signers: proofs that none of them signed are marked"},
+			&cli.IntFlag{Name: "proof-days", Value: 90, Usage: "`N` days after which a proof is stale"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
@@ -43,16 +45,11 @@ func runbookRender() *cli.Command {
 				}
 			}
 			for _, p := range c.StringSlice("proof") {
-				b, err := os.ReadFile(p)
+				proof, err := recovery.ReadProof(p, recovery.ProofOptions{
+					Runbook: page.Digest, MaxAge: time.Duration(c.Int("proof-days")) * 24 * time.Hour, Now: time.Now(), Signers: c.String("proof-signers"),
+				})
 				if err != nil {
-					return usage("reading --proof: %w", err)
-				}
-				var proof runbooks.Proof
-				if err := json.Unmarshal(b, &proof); err != nil {
-					return usage("reading --proof %s: %w", p, err)
-				}
-				if proof.Runbook != page.Digest {
-					proof.Stale = "the runbook has changed since"
+					return err
 				}
 				page.Proofs = append(page.Proofs, proof)
 			}

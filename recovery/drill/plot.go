@@ -25,7 +25,7 @@ type tick struct {
 }
 
 type band struct {
-	X, Y, W, H  float64
+	X, Y, W, H float64
 	Class, Tip string
 }
 

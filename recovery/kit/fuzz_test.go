@@ -91,7 +91,7 @@ func FuzzSignature(f *testing.F) {
 	}
 	doc := []byte("no such document was ever signed")
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := parseSignature(b)
+		s, err := parseSignature(b, Namespace)
 		if err == nil && s.ssh != nil && s.ssh.verify(doc) == nil {
 			t.Errorf("the signature %q verifies by its own key", b)
 		}
@@ -108,7 +108,7 @@ func FuzzSSHSIG(f *testing.F) {
 	f.Add(block.Bytes)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		armoured := pem.EncodeToMemory(&pem.Block{Type: sshsigArmour, Bytes: b})
-		if s, err := parseSSHSIG(armoured); err == nil && s.verify([]byte("any")) == nil {
+		if s, err := parseSSHSIG(armoured, Namespace); err == nil && s.verify([]byte("any")) == nil {
 			t.Errorf("the signature %x verifies by its own key", b)
 		}
 	})

@@ -22,6 +22,9 @@ type KeyFile struct {
 	// Path is a minisign secret key, an SSH private key, or an SSH public key (.pub) whose private half the SSH
 	// agent holds. A key on a FIDO device is always used through the agent.
 	Path string
+	// Namespace is what the signature is for; "" stands for [Namespace]. Another one
+	// takes an SSH key: a minisign signature does not say what it is for.
+	Namespace string
 	// Agent is the path of the agent's socket, $SSH_AUTH_SOCK; "" where there is none.
 	Agent string
 	// Password asks for the password of an encrypted key. It is called at most once. To decrypt a minisign key
@@ -30,7 +33,7 @@ type KeyFile struct {
 }
 
 // Sign makes a detached signature of a document's exact bytes: one that minisign -V or ssh-keygen -Y verify
-// -n blackstart-kit accepts as well. It waits for a touch on a FIDO device until ctx ends.
+// -n blackstart-kit, or the key's namespace, accepts as well. It waits for a touch on a FIDO device until ctx ends.
 func Sign(ctx context.Context, doc []byte, k KeyFile) ([]byte, error) {
 	sig, err := sign(ctx, doc, k)
 	if err != nil {
@@ -47,6 +50,8 @@ func sign(ctx context.Context, doc []byte, k KeyFile) ([]byte, error) {
 	switch {
 	case len(raw) > maxKey:
 		return nil, fmt.Errorf("%w: this is no key, it is larger than %d bytes", ErrInvalid, maxKey)
+	case bytes.HasPrefix(raw, []byte("untrusted comment:")) && k.namespace() != Namespace:
+		return nil, fmt.Errorf("%w: a minisign key signs kits alone: name an SSH key", ErrInvalid)
 	case bytes.HasPrefix(raw, []byte("untrusted comment:")):
 		return signMinisign(doc, raw, k)
 	case bytes.HasPrefix(raw, []byte("-----BEGIN")):
@@ -54,13 +59,20 @@ func sign(ctx context.Context, doc []byte, k KeyFile) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return signSSH(doc, signer)
+		return signSSH(doc, signer, k.namespace())
 	}
 	pub, _, _, _, err := ssh.ParseAuthorizedKey(raw)
 	if err != nil {
 		return nil, fmt.Errorf("%w: neither a minisign secret key nor an SSH key: %w", ErrInvalid, err)
 	}
-	return signAgent(ctx, doc, pub, k.Agent)
+	return signAgent(ctx, doc, pub, k)
+}
+
+func (k KeyFile) namespace() string {
+	if k.Namespace == "" {
+		return Namespace
+	}
+	return k.Namespace
 }
 
 func (k KeyFile) password() ([]byte, error) {
@@ -110,11 +122,11 @@ func privateSSH(raw []byte, k KeyFile) (ssh.Signer, error) {
 	return signer, nil
 }
 
-func signAgent(ctx context.Context, doc []byte, pub ssh.PublicKey, socket string) (_ []byte, err error) {
-	if socket == "" {
+func signAgent(ctx context.Context, doc []byte, pub ssh.PublicKey, k KeyFile) (_ []byte, err error) {
+	if k.Agent == "" {
 		return nil, errors.New("this is a public key, and there is no SSH agent to hold the private one: SSH_AUTH_SOCK is not set")
 	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", k.Agent)
 	if err != nil {
 		return nil, fmt.Errorf("asking the SSH agent: %w", err)
 	}
@@ -132,7 +144,7 @@ func signAgent(ctx context.Context, doc []byte, pub ssh.PublicKey, socket string
 	}
 	for _, s := range signers {
 		if bytes.Equal(s.PublicKey().Marshal(), pub.Marshal()) {
-			return signSSH(doc, s)
+			return signSSH(doc, s, k.namespace())
 		}
 	}
 	return nil, fmt.Errorf("the SSH agent does not hold %s; add it with ssh-add", ssh.FingerprintSHA256(pub))

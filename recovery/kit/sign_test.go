@@ -250,7 +250,7 @@ func fidoSignature(t *testing.T, flags byte) (sig []byte, line string) {
 	private := ed25519.NewKeyFromSeed(seed[:])
 	public := private.Public().(ed25519.PublicKey)
 	blob := ssh.Marshal(struct{ Type, Key, Application string }{ssh.KeyAlgoSKED25519, string(public), "ssh:"})
-	application, message := sha256.Sum256([]byte("ssh:")), sha256.Sum256(sshsigMessage("sha512", document))
+	application, message := sha256.Sum256([]byte("ssh:")), sha256.Sum256(sshsigMessage(Namespace, "sha512", document))
 	signed := append(append([]byte{}, application[:]...), flags)
 	signed = binary.BigEndian.AppendUint32(signed, 7)
 	signed = append(signed, message[:]...)

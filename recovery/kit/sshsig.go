@@ -39,9 +39,10 @@ type sshsigSigned struct {
 
 // sshSignature is an SSHSIG that was taken apart.
 type sshSignature struct {
-	key  ssh.PublicKey
-	hash string
-	sig  *ssh.Signature
+	namespace string
+	key       ssh.PublicKey
+	hash      string
+	sig       *ssh.Signature
 }
 
 // sshFormats are the signature formats to each type of key. RSA with SHA-1 and DSA are not among them, nor are
@@ -69,7 +70,7 @@ func checkSSHKey(k ssh.PublicKey) error {
 	return nil
 }
 
-func parseSSHSIG(b []byte) (*sshSignature, error) {
+func parseSSHSIG(b []byte, namespace string) (*sshSignature, error) {
 	block, rest := pem.Decode(b)
 	if block == nil || block.Type != sshsigArmour || len(block.Headers) > 0 || len(bytes.TrimSpace(rest)) > 0 {
 		return nil, errors.New("not one armoured SSH signature")
@@ -85,13 +86,13 @@ func parseSSHSIG(b []byte) (*sshSignature, error) {
 	if blob.Version != 1 {
 		return nil, fmt.Errorf("SSH signature of version %d, want 1", blob.Version)
 	}
-	if blob.Namespace != Namespace {
-		return nil, fmt.Errorf("SSH signature for the namespace %.100q, want %s", blob.Namespace, Namespace)
+	if blob.Namespace != namespace {
+		return nil, fmt.Errorf("SSH signature for the namespace %.100q, want %s", blob.Namespace, namespace)
 	}
 	if len(blob.Reserved) > 0 || (blob.Hash != "sha256" && blob.Hash != "sha512") {
 		return nil, fmt.Errorf("SSH signature with the hash %.100q, want sha512 or sha256", blob.Hash)
 	}
-	s := &sshSignature{hash: blob.Hash, sig: &ssh.Signature{}}
+	s := &sshSignature{namespace: namespace, hash: blob.Hash, sig: &ssh.Signature{}}
 	var err error
 	if s.key, err = ssh.ParsePublicKey(blob.PublicKey); err != nil {
 		return nil, fmt.Errorf("SSH signature: %w", err)
@@ -110,11 +111,11 @@ func parseSSHSIG(b []byte) (*sshSignature, error) {
 
 // verify checks the signature of doc by the key it names. For a FIDO key that includes the user's presence.
 func (s *sshSignature) verify(doc []byte) error {
-	return s.key.Verify(sshsigMessage(s.hash, doc), s.sig)
+	return s.key.Verify(sshsigMessage(s.namespace, s.hash, doc), s.sig)
 }
 
-func sshsigMessage(hash string, doc []byte) []byte {
-	m := sshsigSigned{Namespace: Namespace, Hash: hash}
+func sshsigMessage(namespace, hash string, doc []byte) []byte {
+	m := sshsigSigned{Namespace: namespace, Hash: hash}
 	if hash == "sha256" {
 		sum := sha256.Sum256(doc)
 		m.Sum = sum[:]
@@ -126,13 +127,13 @@ func sshsigMessage(hash string, doc []byte) []byte {
 }
 
 // signSSH makes an SSHSIG of doc.
-func signSSH(doc []byte, signer ssh.Signer) ([]byte, error) {
+func signSSH(doc []byte, signer ssh.Signer, namespace string) ([]byte, error) {
 	key := signer.PublicKey()
 	if err := checkSSHKey(key); err != nil {
 		return nil, err
 	}
 	const hash = "sha512"
-	message := sshsigMessage(hash, doc)
+	message := sshsigMessage(namespace, hash, doc)
 	var sig *ssh.Signature
 	var err error
 	if a, ok := signer.(ssh.AlgorithmSigner); ok && key.Type() == ssh.KeyAlgoRSA {
@@ -143,6 +144,6 @@ func signSSH(doc []byte, signer ssh.Signer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	blob := ssh.Marshal(sshsigBlob{Version: 1, PublicKey: key.Marshal(), Namespace: Namespace, Hash: hash, Signature: ssh.Marshal(sig)})
+	blob := ssh.Marshal(sshsigBlob{Version: 1, PublicKey: key.Marshal(), Namespace: namespace, Hash: hash, Signature: ssh.Marshal(sig)})
 	return pem.EncodeToMemory(&pem.Block{Type: sshsigArmour, Bytes: append([]byte(sshsigMagic), blob...)}), nil
 }

@@ -183,7 +183,7 @@ func (l *Layout) Sign(name string, signature []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, err := parseSignature(signature); err != nil {
+	if _, err := parseSignature(signature, Namespace); err != nil {
 		return err
 	}
 	s.Signatures = append(s.Signatures, signature)

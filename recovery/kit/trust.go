@@ -21,7 +21,17 @@ const (
 )
 
 // Trust is the keys whose signatures count.
-type Trust struct{ keys []key }
+type Trust struct {
+	keys      []key
+	namespace string // "" stands for [Namespace]
+}
+
+func (t Trust) forWhat() string {
+	if t.namespace == "" {
+		return Namespace
+	}
+	return t.namespace
+}
 
 // Signer is a key that may sign, or has signed.
 type Signer struct {
@@ -37,7 +47,11 @@ type key struct {
 }
 
 // ReadTrust is ParseTrust of a file.
-func ReadTrust(path string) (Trust, error) {
+func ReadTrust(path string) (Trust, error) { return ReadTrustFor(path, Namespace) }
+
+// ReadTrustFor is ReadTrust for signatures of another namespace, which minisign keys
+// cannot make: their lines do not count there.
+func ReadTrustFor(path, namespace string) (Trust, error) {
 	st, err := os.Stat(path)
 	if err != nil {
 		return Trust{}, fmt.Errorf("reading trust: %w", err)
@@ -49,7 +63,7 @@ func ReadTrust(path string) (Trust, error) {
 	if err != nil {
 		return Trust{}, fmt.Errorf("reading trust: %w", err)
 	}
-	t, err := ParseTrust(b)
+	t, err := parseTrust(b, namespace)
 	if err != nil {
 		return Trust{}, fmt.Errorf("%s: %w", path, err)
 	}
@@ -66,11 +80,13 @@ func ReadTrust(path string) (Trust, error) {
 // namespaces is taken; the others are errors, for leaving out valid-before would trust more than was meant.
 //
 // Errors: ErrInvalid with the line.
-func ParseTrust(b []byte) (Trust, error) {
+func ParseTrust(b []byte) (Trust, error) { return parseTrust(b, Namespace) }
+
+func parseTrust(b []byte, namespace string) (Trust, error) {
 	if len(b) > maxTrust {
 		return Trust{}, fmt.Errorf("reading trust: %w: larger than %d bytes", ErrInvalid, maxTrust)
 	}
-	var t Trust
+	t := Trust{namespace: namespace}
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	lines.Buffer(nil, maxTrustLine)
 	n := 0
@@ -80,7 +96,7 @@ func ParseTrust(b []byte) (Trust, error) {
 		if line == "" || line[0] == '#' || strings.HasPrefix(line, "untrusted comment:") {
 			continue
 		}
-		k, ok, err := parseKey(line)
+		k, ok, err := parseKey(line, namespace)
 		if err != nil {
 			return Trust{}, fmt.Errorf("reading trust: %w: line %d: %w", ErrInvalid, n, err)
 		}
@@ -107,12 +123,12 @@ func (t Trust) Signers() []Signer {
 	return all
 }
 
-// parseKey reads a line; ok says whether its key may sign kits.
-func parseKey(line string) (_ key, ok bool, _ error) {
+// parseKey reads a line; ok says whether its key may sign for the namespace.
+func parseKey(line, namespace string) (_ key, ok bool, _ error) {
 	first, rest, _ := strings.Cut(line, " ")
 	var pub minisign.PublicKey
 	if len(first) == 56 && pub.UnmarshalText([]byte(first)) == nil {
-		return minisignKey(strings.TrimSpace(rest), pub), true, nil
+		return minisignKey(strings.TrimSpace(rest), pub), namespace == Namespace, nil
 	}
 	if sshFormats(first) != nil {
 		return key{}, false, fmt.Errorf("want a name before the key: NAME %s …", first)
@@ -136,7 +152,7 @@ func parseKey(line string) (_ key, ok bool, _ error) {
 		if !found {
 			return key{}, false, fmt.Errorf("option %.100q is not taken, only namespaces is; leave the line out when the key is not to be trusted", o)
 		}
-		ok = slices.Contains(strings.Split(strings.Trim(v, `"`), ","), Namespace)
+		ok = slices.Contains(strings.Split(strings.Trim(v, `"`), ","), namespace)
 	}
 	return sshKey(name, k), ok, nil
 }

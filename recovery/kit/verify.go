@@ -17,12 +17,12 @@ type signature struct {
 }
 
 // parseSignature reads a signature of minisign (its text file) or of ssh-keygen -Y sign.
-func parseSignature(b []byte) (signature, error) {
+func parseSignature(b []byte, namespace string) (signature, error) {
 	if len(b) > maxSignature {
 		return signature{}, fmt.Errorf("reading signature: %w: larger than %d bytes", ErrInvalid, maxSignature)
 	}
 	if bytes.HasPrefix(b, []byte("-----BEGIN")) {
-		s, err := parseSSHSIG(b)
+		s, err := parseSSHSIG(b, namespace)
 		if err != nil {
 			return signature{}, fmt.Errorf("reading signature: %w: %w", ErrInvalid, err)
 		}
@@ -81,7 +81,7 @@ func Verify(doc []byte, signatures [][]byte, t Trust, threshold int, revoked []s
 
 // signer finds the trusted key that made a signature, or says why it does not count.
 func (t Trust) signer(doc, raw []byte, revoked []string) (key, string) {
-	s, err := parseSignature(raw)
+	s, err := parseSignature(raw, t.forWhat())
 	if err != nil {
 		return key{}, err.Error()
 	}
