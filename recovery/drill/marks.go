@@ -41,32 +41,33 @@ func newMarks(word string, text func([]byte), mark func(kind byte, text string))
 
 func (m *marks) Write(b []byte) (int, error) {
 	m.held = append(m.held, b...)
-	for len(m.held) > 0 {
-		at := bytes.Index(m.held, m.head)
+	rest := m.held
+	for len(rest) > 0 {
+		at := bytes.Index(rest, m.head)
 		if at < 0 {
-			at = len(m.held) - partial(m.held, m.head)
+			at = len(rest) - partial(rest, m.head)
 		}
 		if at > 0 {
-			m.text(m.held[:at])
-			m.held = append(m.held[:0], m.held[at:]...)
+			m.text(rest[:at])
+			rest = rest[at:]
 		}
-		if len(m.held) <= len(m.head) {
+		if len(rest) <= len(m.head) {
 			break
 		}
-		end := bytes.IndexByte(m.held, markEnd)
-		switch {
-		case end > len(m.head):
-			inner := string(m.held[len(m.head):end])
-			m.mark(inner[0], unescape(strings.TrimPrefix(inner[1:], ";")))
-			m.held = append(m.held[:0], m.held[end+1:]...)
-			continue
-		case end >= 0, len(m.held) > maxMark:
-			m.text(m.held[:len(m.head)]) // it only began like one
-			m.held = append(m.held[:0], m.held[len(m.head):]...)
+		end := bytes.IndexByte(rest[:min(len(rest), maxMark)], markEnd)
+		if end < 0 && len(rest) < maxMark {
+			break
+		}
+		if end <= len(m.head) { // it only began like one
+			m.text(rest[:len(m.head)])
+			rest = rest[len(m.head):]
 			continue
 		}
-		break
+		inner := string(rest[len(m.head):end])
+		m.mark(inner[0], unescape(strings.TrimPrefix(inner[1:], ";")))
+		rest = rest[end+1:]
 	}
+	m.held = append(m.held[:0], rest...)
 	return len(b), nil
 }
 

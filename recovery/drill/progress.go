@@ -22,6 +22,8 @@ type Command struct {
 type Progress struct {
 	Steps    []StepProgress
 	Commands []Command // without those that the drill itself gives
+
+	byID map[string]int
 }
 
 // StepProgress is how far a step is.
@@ -38,7 +40,7 @@ type StepProgress struct {
 // they know better, and add an option.
 const (
 	belongs = 0.6
-	covers  = 0.6
+	covers  = 0.5
 )
 
 // Progress finds out from what happened which steps were done. A command belongs to
@@ -46,12 +48,13 @@ const (
 // is done when commands that succeeded have most of its words, or when its own check
 // or probe says so.
 func (d Drill) Progress(events []Event) Progress {
-	p := Progress{}
+	p := Progress{byID: map[string]int{}}
 	values := d.expander()
 	texts := make([]map[string]int, len(d.Steps))
 	covered := make([]map[string]bool, len(d.Steps))
 	for i, s := range d.Steps {
 		p.Steps = append(p.Steps, StepProgress{Step: s, Began: -1})
+		p.byID[s.ID] = i
 		texts[i], covered[i] = map[string]int{}, map[string]bool{}
 		for _, w := range words(values.Replace(s.Command)) {
 			texts[i][w]++
@@ -103,7 +106,10 @@ func (d Drill) Progress(events []Event) Progress {
 }
 
 func (p *Progress) index(id string) int {
-	return slices.IndexFunc(p.Steps, func(s StepProgress) bool { return id != "" && s.ID == id })
+	if i, ok := p.byID[id]; ok && id != "" {
+		return i
+	}
+	return -1
 }
 
 func (p *Progress) done(i int, at float64, by string) {
@@ -128,21 +134,26 @@ func (p Progress) Next() int {
 
 // ready says whether all that a step needs is done, as far as can be seen.
 func (p Progress) ready(i int) bool {
-	return !slices.ContainsFunc(p.needs(i, nil), func(j int) bool { return !p.Steps[j].Done })
+	return !slices.ContainsFunc(p.needs(i), func(j int) bool { return !p.Steps[j].Done })
 }
 
 // needs are the steps that one needs; in the place of one that nobody sees, those
 // that it needs itself.
-func (p Progress) needs(i int, through []int) []int {
+func (p Progress) needs(i int) []int {
 	var all []int
-	for _, id := range p.Steps[i].Needs {
-		j := p.index(id)
-		switch {
-		case j < 0 || slices.Contains(through, j):
-		case p.Steps[j].Seen():
-			all = append(all, j)
-		default:
-			all = append(all, p.needs(j, append(through, i))...)
+	met := map[int]bool{i: true}
+	for open := []int{i}; len(open) > 0; open = open[1:] {
+		for _, id := range p.Steps[open[0]].Needs {
+			j := p.index(id)
+			switch {
+			case j < 0 || met[j]:
+				continue
+			case p.Steps[j].Seen():
+				all = append(all, j)
+			default:
+				open = append(open, j)
+			}
+			met[j] = true
 		}
 	}
 	return all

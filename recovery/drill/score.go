@@ -137,7 +137,7 @@ func (p Progress) score(n int, blind bool) StepScore {
 	case st.Done:
 		s.State, s.At, s.By = InOrder, st.At, st.By
 		began := cmp.Or(max(st.Began, 0), st.At)
-		for _, i := range p.needs(n, nil) {
+		for _, i := range p.needs(n) {
 			need := p.Steps[i]
 			if need.By != "command" {
 				need.At -= lookLag

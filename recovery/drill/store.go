@@ -125,7 +125,8 @@ const (
 	maxRecord    = 4 << 20 // bytes of drill.json
 	maxEvents    = 64 << 20
 	maxEventLine = 256 << 10
-	eventCount   = 100_000
+	eventCount   = 20_000
+	maxSteps     = 1000
 	maxDrills    = 100_000
 )
 
@@ -249,6 +250,9 @@ func (s Store) readDrill(id string) (d Drill, err error) {
 	}
 	if err := json.Unmarshal(b, &d); err != nil {
 		return d, fmt.Errorf("%w: %s: %w", ErrBadRecord, id, err)
+	}
+	if len(d.Steps) > maxSteps {
+		return d, fmt.Errorf("%w: %s has %d steps; at most %d", ErrBadRecord, id, len(d.Steps), maxSteps)
 	}
 	d.ID = id // what the file says does not count
 	return d, nil
