@@ -12,33 +12,16 @@ import (
 	"github.com/blackstart-project/blackstart/runbooks"
 )
 
-const shopRunbook = `
-runbook: the shop, from its goods
-service: shop
-steps:
-  - {name: get the goods, run: echo hello >/etc/goods}
----
-rehearsal: the shop recovers
-service: shop
-healthy: [{file: /etc/goods, contains: hello}]
-within: 20s
-`
-
-// In a package's tests, TestMain calls drill.Init first, and a rehearsal is one line:
-//
-//	func TestMain(m *testing.M) {
-//		drill.Init()
-//		os.Exit(m.Run())
-//	}
-func ExampleTest() {
-	_ = func(t *testing.T) {
-		drill.Test(t, drill.Options{}, "etcd.yaml")
-	}
+// A rehearsal in a Go test is one line, where the package's TestMain calls
+// drill.Init first.
+func TestShopRecovers(t *testing.T) {
+	drill.Test(t, drill.Options{}, "testdata/shop.yaml")
 }
 
-// What a rehearsal says of a service.
+// What a rehearsal says of a service, for a program of one's own, whose main calls
+// Init first.
 func ExampleRehearse() {
-	file, err := runbooks.Parse("shop.yaml", []byte(shopRunbook))
+	file, err := runbooks.Read("testdata/shop.yaml")
 	if err != nil {
 		fmt.Println(err)
 		return

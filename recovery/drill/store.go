@@ -122,11 +122,11 @@ type Event struct {
 }
 
 const (
-	maxRecord    = 4 << 20 // bytes of drill.json
+	maxRecord    = 16 << 20 // bytes of drill.json
 	maxEvents    = 64 << 20
 	maxEventLine = 256 << 10
 	eventCount   = 20_000
-	maxSteps     = 1000
+	maxSteps     = 5000
 	maxDrills    = 100_000
 )
 
