@@ -168,6 +168,9 @@ func writeScore(w io.Writer, s drill.Score) error {
 	if s.Why != "" {
 		fmt.Fprintf(w, "\n%s\n", printable(s.Why))
 	}
+	if s.Lost {
+		fmt.Fprintln(w, "\nIt was back, and at the end it was not healthy any more.")
+	}
 	if s.Unproven != "" {
 		fmt.Fprintf(w, "\nNot all that was tried was seen: %s\n", printable(s.Unproven))
 	}

@@ -251,6 +251,9 @@ func (r *running) run(ctx context.Context) End {
 	unwatch()
 	wg.Wait()
 	end := End{}
+	if err == nil {
+		r.checks(ctx, true) // the last command may have done a step
+	}
 	switch {
 	case r.back > 0:
 	case ctx.Err() != nil:

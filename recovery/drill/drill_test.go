@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -233,5 +234,42 @@ func TestStoreReadsNothingOutside(t *testing.T) {
 	}
 	if again, err := s.add("shop", time.Unix(1e9, 0)); err != nil || again != id+"-2" {
 		t.Errorf("a second drill in the same second is %q, %v; want %s-2", again, err, id)
+	}
+}
+
+// What is healthy for a moment only is not back.
+func TestDrillMustStayHealthy(t *testing.T) {
+	f, h := parse(t, strings.Replace(drilled, "within: 10s", "within: 10s\nhold: 1m", 1))
+	p := practice(t, nil, new(screen))
+	in, keys := io.Pipe()
+	defer keys.Close()
+	p.Seat.In = in
+	store := p.Store
+	go func() {
+		_, _ = keys.Write([]byte("echo goods >\"$place\"\n"))
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+			if all, _, _ := store.List(); len(all) == 1 {
+				if _, events, err := store.Read(all[0].ID); err == nil && len(events) > 0 && NewStanding(all[0], events, time.Now()).Healthy {
+					break
+				}
+			}
+			time.Sleep(5 * time.Millisecond) // between two looks
+		}
+		_, _ = keys.Write([]byte("rm \"$place\"\n"))
+		_ = keys.Close()
+	}()
+	d, err := Start(t.Context(), options(t), p, f, h)
+	if !errors.Is(err, ErrNotBack) || d.End.Recovered {
+		t.Fatalf("Start = %+v, %v; want ErrNotBack: it was healthy for a moment", d.End, err)
+	}
+	_, events, err := store.Read(d.ID)
+	var seen []bool
+	for _, e := range events {
+		if e.Kind == Health {
+			seen = append(seen, e.Healthy)
+		}
+	}
+	if err != nil || !slices.Contains(seen, true) || seen[len(seen)-1] {
+		t.Errorf("health went %v, %v; want up, and down at the end", seen, err)
 	}
 }

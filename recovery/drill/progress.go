@@ -40,7 +40,7 @@ type StepProgress struct {
 // they know better, and add an option.
 const (
 	belongs = 0.6
-	covers  = 0.5
+	covers  = 0.6
 )
 
 // Progress finds out from what happened which steps were done. A command belongs to
@@ -200,9 +200,10 @@ func share(of map[string]int, covered map[string]bool) float64 {
 }
 
 // words are those of a shell text that tell what it does: without quotes, comments,
-// and the shell's own syntax.
+// the shell's own syntax, and where output is thrown away.
 func words(text string) []string {
 	var all []string
+	text = strings.NewReplacer("2>&1", " ", ">/dev/null", " ", "2>/dev/null", " ").Replace(text)
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(strings.TrimSpace(line), "#") {
 			continue

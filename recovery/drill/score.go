@@ -66,6 +66,7 @@ type Score struct {
 	Took     float64     `json:"took"`   // seconds: to recover, or else until the end
 	Within   float64     `json:"within"` // seconds
 	Late     bool        `json:"late"`
+	Lost     bool        `json:"lost"`    // it was back, and at the end not healthy any more
 	Earlier  int         `json:"earlier"` // drills of the runbook that recovered, before this one
 	Best     float64     `json:"best,omitempty"`
 	Median   float64     `json:"median,omitempty"`
@@ -123,8 +124,12 @@ func NewScore(d Drill, events []Event, all []Drill) Score {
 		}
 	}
 	for _, e := range events {
-		if e.Kind == Hint {
+		switch e.Kind {
+		case Hint:
 			s.Hints = append(s.Hints, StepHint{e.At, e.Step})
+		case Health:
+			s.Lost = !e.Healthy && s.Outcome == DidRecover
+		case CommandBegan, CommandEnded, StepSeen, Recovered:
 		}
 	}
 	return s

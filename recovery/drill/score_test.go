@@ -50,7 +50,7 @@ func typed(lines ...string) []Event {
 func TestScoreFindsStepsInCommands(t *testing.T) {
 	const (
 		keep, start = "cp -a /var/lib/etcd /var/lib/etcd.before && sync", "blackstart run --detach --spec kit:etcd --name etcd"
-		answers     = "curl -f http://127.0.0.1:2379/health"
+		answers     = "curl -sS -f http://127.0.0.1:2379/health 2>&1"
 	)
 	for _, c := range []struct {
 		name    string
@@ -62,6 +62,7 @@ func TestScoreFindsStepsInCommands(t *testing.T) {
 		{"in order", typed(keep, start, answers), []StepState{InOrder, NotSeen, InOrder, InOrder}, nil, 0},
 		{"in other words", typed(`cp -a "$data" ${data}.before; sync`, "blackstart run --name etcd --spec kit:etcd --detach --memory 1GiB"), []StepState{InOrder, NotSeen, InOrder, Skipped}, nil, 0},
 		{"line by line", typed("cp -a $data $data.before", "sync", start), []StepState{InOrder, NotSeen, InOrder, Skipped}, nil, 0},
+		{"half of it", typed("blackstart run --detach"), []StepState{Skipped, NotSeen, Skipped, Skipped}, nil, 0},
 		{"before its time", typed(start, keep), []StepState{InOrder, NotSeen, OutOfOrder, Skipped}, nil, 0},
 		{"one left out", typed(start, answers), []StepState{Skipped, NotSeen, OutOfOrder, InOrder}, nil, 0},
 		{"failed, then not", typed(keep+"|1", "df -h", keep), []StepState{InOrder, NotSeen, Skipped, Skipped}, []string{"df -h"}, 1},
@@ -120,6 +121,24 @@ func TestScoreComparesWithEarlierDrills(t *testing.T) {
 	d.End.Took = 91
 	if s := NewScore(d, nil, nil); !s.Late {
 		t.Error("91 s of 90 s is not late; want it to be")
+	}
+}
+
+// What is lost again after it was back is said.
+func TestScoreSaysWhatWasLostAgain(t *testing.T) {
+	up, down := Event{At: 1, Kind: Health, Healthy: true}, Event{At: 2, Kind: Health}
+	for _, c := range []struct {
+		events []Event
+		want   bool
+	}{{[]Event{down, up}, false}, {[]Event{up, down}, true}, {[]Event{up, down, up}, false}, {nil, false}} {
+		if got := NewScore(practised(), c.events, nil).Lost; got != c.want {
+			t.Errorf("Lost after %v = %v; want %v", c.events, got, c.want)
+		}
+	}
+	d := practised()
+	d.End.Recovered = false
+	if NewScore(d, []Event{up, down}, nil).Lost {
+		t.Error("Lost of a drill that did not recover; want it not to be said")
 	}
 }
 

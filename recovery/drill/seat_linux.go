@@ -181,6 +181,9 @@ func (s *sitting) marked(ctx context.Context, h *hostShell, kind byte, text stri
 		default:
 		}
 	case markHint:
+		now, cancel := context.WithTimeout(ctx, lookLimit)
+		r.checks(now, true) // what was done just now is no hint
+		cancel()
 		p := r.progress()
 		i := p.Next()
 		if i < 0 {

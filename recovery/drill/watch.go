@@ -156,7 +156,6 @@ func (r *running) last(ctx context.Context) {
 		case <-time.After(lookEvery / 4):
 		}
 	}
-	r.checks(ctx, true)
 }
 
 // checks asks the steps that are not done, and whose needs are, whether they are: by
