@@ -2,16 +2,14 @@ package drill
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/blackstart-project/blackstart/container"
 	"github.com/blackstart-project/blackstart/recovery"
 	"github.com/blackstart-project/blackstart/runbooks"
 	"github.com/blackstart-project/blackstart/sandbox"
@@ -31,31 +29,27 @@ type T interface {
 // to look at probes. There it does not return.
 func Init() {
 	sandbox.Init()
-	// As recovery.Vacuum.Ground starts it: --data DIR runbook probe JSON.
-	if len(os.Args) != 6 || os.Args[1] != "--data" || os.Args[3] != "runbook" || os.Args[4] != "probe" {
+	// As recovery.Vacuum.Ground starts it: --state DIR --data DIR runbook step.
+	a := os.Args
+	if len(a) != 7 || a[1] != "--state" || a[3] != "--data" || a[5] != "runbook" || a[6] != "step" {
 		return
 	}
-	if err := probe(os.Args[2], os.Args[5]); err != nil {
+	site := recovery.Site{Root: "/", Log: slog.New(slog.DiscardHandler)}
+	site.Host.State, site.Host.Data = a[2], a[4]
+	code, err := site.RunErrand(context.Background(), os.Stdin, os.Stdout)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		if code = 1; errors.Is(err, sandbox.ErrUnresolved) {
+			code = 7
+		}
 	}
-	os.Exit(0)
-}
-
-func probe(data, raw string) error {
-	var p runbooks.Probe
-	if err := json.Unmarshal([]byte(raw), &p); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	return recovery.Site{Host: container.Host{Data: data}}.Ground().Probe(ctx, &p, os.Environ())
+	os.Exit(code)
 }
 
 // Test runs every rehearsal in a file, and fails the test with the first that does
 // not pass. A runbook that a rehearsal names lies beside it. What o leaves out is
 // chosen: a site in a directory of the test's own, no kit, and as Self the test's
-// program, whose TestMain calls [Init]. A runbook with a fetch step needs a real
+// program, whose TestMain calls [Init]. A runbook that starts containers needs a real
 // blackstart as Self.
 func Test(t T, o Options, path string) {
 	t.Helper()
@@ -98,13 +92,13 @@ func (o *Options) fill(t T) (err error) {
 	}
 	if o.Site.Host.Data == "" {
 		dir := t.TempDir()
-		o.Site.Host = container.Host{Data: filepath.Join(dir, "data"), State: filepath.Join(dir, "state")}
+		o.Site.Host.Data, o.Site.Host.State = filepath.Join(dir, "data"), filepath.Join(dir, "state")
 	}
 	if o.Site.Root == "" {
 		o.Site.Root = "/"
 	}
 	if o.Site.Log == nil {
-		o.Site.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		o.Site.Log = slog.New(slog.DiscardHandler)
 	}
 	return nil
 }
