@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: make demo, make test.
 
 SHELL   := /bin/bash
-TAGS    := netgo osusergo seccomp urfave_cli_no_docs runc_nocriu
+TAGS    := netgo osusergo seccomp urfave_cli_no_docs runc_nocriu nethttpomithttp2
 MODULE  := github.com/blackstart-project/blackstart
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BUILT   := $(shell git log -1 --format=%cI 2>/dev/null)

@@ -118,7 +118,6 @@ func (n Net) client(p Place) (*http.Client, error) {
 	return &http.Client{Transport: strictTransport{&http.Transport{
 		DialContext:            n.DialContext,
 		TLSClientConfig:        c,
-		ForceAttemptHTTP2:      true,
 		TLSHandshakeTimeout:    dialTimeout,
 		ResponseHeaderTimeout:  30 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,

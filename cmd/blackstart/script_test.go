@@ -17,7 +17,7 @@ import (
 
 // tags and the static link are the Makefile's: what is tested is what is shipped.
 const (
-	buildTags  = "netgo osusergo seccomp urfave_cli_no_docs runc_nocriu"
+	buildTags  = "netgo osusergo seccomp urfave_cli_no_docs runc_nocriu nethttpomithttp2"
 	buildFlags = `-s -w -extldflags "-static"`
 )
 
