@@ -2,70 +2,43 @@ package sandbox
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
 )
 
-const (
-	hostsFile    = "/etc/hosts"
-	maxHostsFile = 1 << 20 // bytes of it that are kept
-)
+const hostsFile = "/etc/hosts"
 
 // hostName is what the hosts of a fabric call one of them.
 func hostName(host int) string { return "host" + strconv.Itoa(host) }
 
-// hostsContent is a host's /etc/hosts: what the options or else its root have,
-// and the names of all hosts, which come first, for the first answer holds.
+// hostsContent is a vacuum's /etc/hosts. Nothing in it is of the host's or the
+// root's: a name that is in there by luck would hide that something depends on it.
+// The names of a fabric's hosts come first, for the first answer holds; what
+// follows is what the options have, or else localhost and the host's own name,
+// which is at the address that Debian gives it (hosts(5)).
 func hostsContent(o Options, hosts int) []byte {
 	var b strings.Builder
+	own := o.Hostname
+	if own == "" {
+		own, _ = os.Hostname() // which the vacuum begins with
+	}
+	listed := own == "localhost" || len(strings.Fields(own)) != 1
 	for i := range hosts {
 		for _, a := range addressesOf(i) {
 			fmt.Fprintf(&b, "%s\t%s\n", a.Addr(), hostName(i))
 		}
+		listed = listed || own == hostName(i)
 	}
-	given, ok := o.Files[hostsFile]
-	if !ok {
-		given = rootsHosts(o.Layers)
+	if given, ok := o.Files[hostsFile]; ok {
+		return append([]byte(b.String()), given...)
 	}
-	if len(given) == 0 {
-		given = []byte("127.0.0.1\tlocalhost\n::1\tlocalhost\n")
-	}
-	return append([]byte(b.String()), given...)
-}
-
-// rootsHosts reads the file of the topmost layer that has it.
-func rootsHosts(layers []string) []byte {
-	if len(layers) == 0 {
-		layers = []string{"/"}
-	}
-	for _, l := range layers {
-		root, err := os.OpenRoot(l)
-		if err != nil {
-			continue
+	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost\n")
+	if !listed {
+		if short, _, long := strings.Cut(own, "."); long {
+			own += " " + short
 		}
-		b := readRegular(root, hostsFile[1:])
-		_ = root.Close()
-		if b != nil {
-			return b
-		}
+		fmt.Fprintf(&b, "127.0.1.1\t%s\n", own)
 	}
-	return nil
-}
-
-func readRegular(root *os.Root, name string) []byte {
-	if st, err := root.Stat(name); err != nil || !st.Mode().IsRegular() {
-		return nil // opening a pipe would wait
-	}
-	f, err := root.Open(name)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxHostsFile))
-	if err != nil {
-		return nil
-	}
-	return b
+	return []byte(b.String())
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -80,11 +79,6 @@ func UpFabric(ctx context.Context, hosts []Options) (_ *Fabric, err error) {
 		if o.Hostname == "" {
 			o.Hostname = hostName(i)
 		}
-		o.Files = maps.Clone(o.Files)
-		if o.Files == nil {
-			o.Files = map[string][]byte{}
-		}
-		o.Files[hostsFile] = hostsContent(o, len(hosts))
 		wg.Go(func() {
 			w, err := upIn(ctx, o, f)
 			if err != nil {

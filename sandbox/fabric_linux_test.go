@@ -106,11 +106,7 @@ func TestFabricHostsTalk(t *testing.T) {
 		}
 	}
 	out, code := inside(t, f.Hosts()[1], "sh", "-c", "hostname; curl -s --http0.9 -m2 telnet://host2:443 </dev/null | head -c5; echo; tail -n +7 /etc/hosts")
-	etc, err := os.ReadFile("/etc/hosts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := "host1\nhost2\n" + strings.TrimRight(string(etc), "\n"); out != want || code != 0 {
+	if want := "host1\nhost2\n127.0.0.1\tlocalhost\n::1\tlocalhost"; out != want || code != 0 {
 		t.Errorf("the names: %q, %d; want %q", out, code, want)
 	}
 	if err := f.Close(); err != nil {

@@ -20,8 +20,8 @@ type Options struct {
 	// written to them.
 	Layers []string
 	// Files are put in place of what the root has: content by absolute path.
-	// /etc/resolv.conf names 127.0.0.53 unless it is here. No parent of a path may
-	// be a link.
+	// /etc/resolv.conf names 127.0.0.53 unless it is here, and /etc/hosts only
+	// localhost and the vacuum's own host name. No parent of a path may be a link.
 	Files map[string][]byte
 	// Binds are absolute paths of the host, shown at the same place, read-only.
 	// A unix socket among them connects to the host's daemon.
@@ -135,6 +135,11 @@ func (w *World) setup() setup {
 	for p, content := range o.Files {
 		s.Files[p] = content
 	}
+	hosts := 0
+	if w.fabric != nil {
+		hosts = len(w.fabric.worlds)
+	}
+	s.Files[hostsFile] = hostsContent(o, hosts)
 	if cwd, err := os.Getwd(); err == nil {
 		s.Work = append(s.Work, cwd)
 	}

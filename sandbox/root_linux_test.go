@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -77,6 +78,63 @@ func TestRootOfLayers(t *testing.T) {
 		if _, err := os.Lstat(d + "/made"); err == nil {
 			t.Errorf("%s/made is there; want nothing written to a layer", d)
 		}
+	}
+}
+
+// The vacuum's /etc/hosts has nothing of the root's, wherever that comes from.
+func TestHostsFileIsItsOwn(t *testing.T) {
+	const localhost = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string]string{"bin/busybox": string(busybox), "etc/hosts": "192.0.2.1 registry.example.internal\n"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, path), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	given := map[string][]byte{"/etc/hosts": []byte("192.0.2.2\tgiven\n")}
+	for _, c := range []struct {
+		name string
+		o    Options
+		want string
+	}{
+		{"the host's root", Options{}, localhost + "127.0.1.1\t" + strings.Join(slices.Compact([]string{name, strings.SplitN(name, ".", 2)[0]}), " ") + "\n"},
+		{"a long name", Options{Hostname: "db7.example.internal"}, localhost + "127.0.1.1\tdb7.example.internal db7\n"},
+		{"a name that is no name", Options{Hostname: "db7\n192.0.2.9 x"}, localhost},
+		{"a directory", Options{Layers: []string{root}, Hostname: "spare"}, localhost + "127.0.1.1\tspare\n"},
+		{"a file that is given", Options{Layers: []string{root}, Hostname: "spare", Files: given}, "192.0.2.2\tgiven\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := up(t, c.o)
+			if out, code := inside(t, w, "/bin/busybox", "cat", "/etc/hosts"); out+"\n" != c.want || code != 0 {
+				t.Errorf("/etc/hosts is %q, %d; want %q", out, code, c.want)
+			}
+		})
+	}
+}
+
+// What the root calls a host is in no vacuum, and its own name leads to itself.
+func TestNamesOfHostsFile(t *testing.T) {
+	w := up(t, Options{Hostname: "db7.example.internal", Record: NewRecord(nil)})
+	got := python(t, w, `
+import socket
+for name in ("localhost", "db7", "db7.example.internal"):
+    print(sorted({a[4][0] for a in socket.getaddrinfo(name, 80, proto=socket.IPPROTO_TCP)}), flush=True)
+l = socket.create_server((socket.gethostbyname("db7"), 80))
+socket.create_connection(("db7", 80), 2).close()
+`)
+	if want := "['127.0.0.1', '::1']\n['127.0.1.1']\n['127.0.1.1']"; got != want {
+		t.Errorf("names lead to %q; want %q", got, want)
 	}
 }
 
