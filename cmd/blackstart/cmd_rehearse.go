@@ -20,6 +20,7 @@ import (
 	"github.com/blackstart-project/blackstart/recovery/drill"
 	"github.com/blackstart-project/blackstart/recovery/kit"
 	"github.com/blackstart-project/blackstart/runbooks"
+	"github.com/blackstart-project/blackstart/sandbox"
 )
 
 // rehearsal is one to be run, and where it comes from.
@@ -94,8 +95,7 @@ Exit status 0: every service is recoverable; 3: one is not; 7: of one it cannot 
 					}
 					mu.Lock()
 					defer mu.Unlock()
-					tellResult(o.Site, r)
-					return nil
+					return tellResult(c.App.ErrWriter, o.Site, r)
 				})
 			}
 			if err := g.Wait(); err != nil {
@@ -211,20 +211,53 @@ func fileName(title string) string {
 	}, title)
 }
 
-func tellResult(s recovery.Site, r drill.Result) {
+// tellResult says what became of a rehearsal, and of one that did not pass what was
+// printed last and what was tried in vain.
+func tellResult(w io.Writer, s recovery.Site, r drill.Result) error {
 	s.Log.Info(fmt.Sprintf("%s: %s, %s", r.Verdict, r.Rehearsal, r.Took.Round(10*time.Millisecond)))
 	if r.Verdict == drill.Pass {
-		return
+		return nil
 	}
 	s.Log.Warn(r.Reason)
-	for _, t := range r.Steps {
-		if t.State == recovery.StepFailed && t.Last != "" {
-			s.Log.Info("last line of " + t.ID + ": " + t.Last)
+	for _, line := range lastSaid(r) {
+		if _, err := fmt.Fprintln(w, "  | "+printable(line)); err != nil {
+			return err
+		}
+	}
+	blocked := slices.DeleteFunc(slices.Clone(r.Attempts), func(a sandbox.Attempt) bool { return a.Verdict != sandbox.Blocked })
+	if len(blocked) > 0 {
+		if err := sandbox.Table(w, blocked); err != nil {
+			return err
 		}
 	}
 	for _, c := range r.Suggest {
 		s.Log.Info("this would have let through what it tried to reach: " + c)
 	}
+	return nil
+}
+
+// lastSaid is the end of what the step that failed printed; of the last one that
+// printed anything, where none of the runbook's failed.
+func lastSaid(r drill.Result) []string {
+	const most = 12 // lines
+	said := "\n" + r.Output
+	for _, t := range r.Steps {
+		_, own, found := strings.Cut(said, "\n== "+t.ID+"\n")
+		if t.State == recovery.StepFailed && found {
+			own, _, _ = strings.Cut(own, "\n== ")
+			said = "\n== " + t.ID + "\n" + own
+			break
+		}
+	}
+	said = strings.TrimSpace(said[max(strings.LastIndex(said, "\n== "), 0):])
+	if said == "" {
+		return nil
+	}
+	lines := strings.Split(said, "\n")
+	if n := len(lines); n > most {
+		lines = append(lines[:1], lines[n-most:]...)
+	}
+	return lines
 }
 
 // keepProofs writes what rehearsals that passed each time leave.
