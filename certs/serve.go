@@ -54,7 +54,9 @@ func Serve(ctx context.Context, l net.Listener, o ServeOptions) error {
 		Handler: mux, ReadTimeout: exchangeTime, WriteTimeout: 2 * exchangeTime, IdleTimeout: exchangeTime, MaxHeaderBytes: 16 << 10,
 		ErrorLog:  log.New(io.Discard, "", 0),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, ClientCAs: roots, Time: now},
+		Protocols: new(http.Protocols),
 	}
+	srv.Protocols.SetHTTP1(true) // the other is not linked
 	done := make(chan error, 1)
 	go func() { done <- srv.ServeTLS(l, "", "") }()
 	select {

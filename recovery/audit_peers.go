@@ -67,7 +67,9 @@ func (s Site) ReceiveAudits(ctx context.Context, o ReceiveOptions) error {
 	srv := &http.Server{
 		Handler: journal.Receive(o.Dir, speaksFor), TLSConfig: config, MaxHeaderBytes: 16 << 10,
 		ReadTimeout: peerTime, WriteTimeout: 2 * peerTime, IdleTimeout: peerTime, ErrorLog: log.New(io.Discard, "", 0),
+		Protocols: new(http.Protocols),
 	}
+	srv.Protocols.SetHTTP1(true) // the other is not linked
 	if err := o.Ready(l.Addr().(*net.TCPAddr).AddrPort()); err != nil {
 		return errors.Join(err, l.Close())
 	}

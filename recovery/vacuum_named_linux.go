@@ -95,7 +95,7 @@ func (v *Vacuum) Serve(ctx context.Context, name string) error {
 
 // attend runs what one connection asks for.
 func (v *Vacuum) attend(ctx context.Context, c *net.UnixConn) {
-	defer c.Close()
+	defer func() { _ = c.Close() }() // nothing waits to be written
 	var a spawnAnswer
 	var err error
 	if a.Code, err = v.spawnFor(ctx, c); err != nil {
@@ -184,7 +184,7 @@ func (s Site) RunIn(ctx context.Context, target string, args, env []string, stre
 	if err != nil {
 		return 0, err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // nothing waits to be written
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	b, err := json.Marshal(r)
