@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,8 +16,12 @@ import (
 	"github.com/blackstart-project/blackstart/recovery/access"
 )
 
-// ErrDenied is returned where the policy does not allow something.
-var ErrDenied = errors.New("not allowed")
+var (
+	// ErrDenied is returned where the policy does not allow something.
+	ErrDenied = errors.New("not allowed")
+	// ErrNoPolicy is returned where a kit says nothing of who may do what.
+	ErrNoPolicy = errors.New("no policy")
+)
 
 // AccessOptions say where the policy comes from.
 type AccessOptions struct {
@@ -34,6 +39,7 @@ type Access struct {
 	Grants  []access.Grant
 	// Unreadable says which requests could not be read; they count for nothing.
 	Unreadable []string
+	Source     string // the kit's name and epoch; "" for files
 	site       Site
 	ssh        string
 }
@@ -46,14 +52,13 @@ const (
 	signatureTail = ".sig"
 )
 
+func (s Site) sshCA() string { return filepath.Join(s.Host.Data, "ssh_user_ca.pub") }
+
 func (s Site) grantsDir() string { return filepath.Join(s.Host.Data, "access") }
 
 // OpenAccess reads the policy and the requests of this host.
 func (s Site) OpenAccess(o AccessOptions) (*Access, error) {
-	a := &Access{site: s, ssh: o.SSHCA}
-	if a.ssh == "" {
-		a.ssh = filepath.Join(s.Host.Data, "ssh_user_ca.pub")
-	}
+	a := &Access{site: s, ssh: cmp.Or(o.SSHCA, s.sshCA())}
 	var opt access.Options
 	var sources []access.Source
 	signers := ""
@@ -73,6 +78,7 @@ func (s Site) OpenAccess(o AccessOptions) (*Access, error) {
 		if err != nil {
 			return nil, err
 		}
+		a.Source = fmt.Sprintf("%s epoch %d", k.Document.Name, k.Document.Epoch)
 		opt.Owners = map[string]string{}
 		for _, v := range k.Document.Services {
 			opt.Owners[v.Name] = v.Owner
@@ -99,14 +105,14 @@ func (s Site) OpenAccess(o AccessOptions) (*Access, error) {
 			return nil, err
 		}
 		if len(sources) == 0 {
-			return nil, fmt.Errorf("%w: the kit has no policy whose name begins with %s", ErrUsage, policyPrefix)
+			return nil, fmt.Errorf("%w: the kit has none whose name begins with %s", ErrNoPolicy, policyPrefix)
 		}
 	}
 	text, err := s.signersText(o.Signers, signers)
 	if err != nil {
 		return nil, err
 	}
-	if opt.Signers, err = access.ParseSigners(text); err != nil {
+	if opt.Signers, err = access.ParseSigners(text, access.Namespace); err != nil {
 		return nil, err
 	}
 	a.Signers = opt.Signers
@@ -130,11 +136,7 @@ func (s Site) signersText(file, kits string) ([]byte, error) {
 // /etc/group for somebody behind sudo.
 func (a *Access) Subject() (access.Subject, error) {
 	s := access.Subject{UID: os.Getuid()}
-	text, err := readBounded("/etc/group")
-	if err != nil {
-		return s, err
-	}
-	groups, err := access.ParseGroups(text)
+	groups, err := unixGroups()
 	if err != nil {
 		return s, err
 	}
@@ -169,9 +171,21 @@ func (a *Access) Subject() (access.Subject, error) {
 	return s, a.login(&s)
 }
 
+// unixGroups are those of /etc/group; a rescue system may have none.
+func unixGroups() ([]access.UnixGroup, error) {
+	text, err := readBounded("/etc/group")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return access.ParseGroups(text)
+}
+
 // login adds what sshd says of the login, where ExposeAuthInfo is on.
 func (a *Access) login(s *access.Subject) error {
-	path := os.Getenv("SSH_USER_AUTH")
+	path := session("SSH_USER_AUTH")
 	if path == "" {
 		return nil
 	}
@@ -196,15 +210,12 @@ func (a *Access) login(s *access.Subject) error {
 
 // Missing lists users and groups of the policy that this host does not know.
 func (a *Access) Missing() ([]string, error) {
-	text, err := readBounded("/etc/group")
+	groups, err := unixGroups()
 	if err != nil {
 		return nil, err
 	}
-	groups, err := access.ParseGroups(text)
+	text, err := readBounded("/etc/passwd")
 	if err != nil {
-		return nil, err
-	}
-	if text, err = readBounded("/etc/passwd"); err != nil {
 		return nil, err
 	}
 	var users []string

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/blackstart-project/blackstart/certs"
-	"github.com/blackstart-project/blackstart/recovery/journal"
 )
 
 // SessionPath is where certs open answers, unless it is told otherwise.
@@ -233,11 +232,6 @@ func later(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// who is whoever runs this program.
-func who() journal.Who {
-	return journal.Who{UID: os.Getuid(), SudoUser: os.Getenv("SUDO_USER"), SSH: os.Getenv("SSH_CONNECTION")}
 }
 
 // Now is the clock, or the time floor where the clock is behind it.

@@ -21,7 +21,7 @@ var version, built = "dev", ""
 func commands() []*cli.Command {
 	return []*cli.Command{
 		cmdRun(), cmdPs(), cmdLogs(), cmdExec(), cmdStop(), cmdRm(), cmdInspect(), cmdStats(), cmdHandoff(),
-		cmdSalvage(), cmdKit(), cmdFetch(), cmdDNS(), cmdCerts(), cmdAccess(), cmdAudit(), cmdSandbox(), cmdRunbook(), cmdRehearse(), cmdPare(), cmdDrill(), cmdGraph(), cmdDoctor(), cmdSupervise(),
+		cmdSalvage(), cmdKit(), cmdFetch(), cmdDNS(), cmdCerts(), cmdAccess(), cmdSandbox(), cmdRunbook(), cmdRehearse(), cmdPare(), cmdDrill(), cmdGraph(), cmdDoctor(), cmdSupervise(),
 	}
 }
 
@@ -67,6 +67,7 @@ Exit status: 0 done, 1 failed, 2 usage or bad input, 3 not recoverable, 4 denied
 		}
 	}
 	each(app.Commands)
+	gate(app.Commands)
 	return app
 }
 

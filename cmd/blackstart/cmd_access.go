@@ -26,13 +26,16 @@ policy named signers, or in DATA/signers:
    allow unix:sre to run on etcd needs 2 of group:leads for 1h
    deny  user:mallory to * on *
 
-What nobody allows is denied; a deny that fits wins. Whoever is root can go around this: it keeps
-people of good will from mistakes, and the record of what was done remains (blackstart audit).
+Verbs are the commands, with a dash for the space: run (salvage run too), exec, stop, dns-takeover. Objects
+are services; * is the host as well. What nobody allows is denied; a deny that fits wins. Where the kit in
+DATA/kit has a policy, every command that changes something asks it first; a reason is given with --reason.
+A policy that cannot be read denies what has no reason. Whoever is root can go around this: it keeps
+people of good will from mistakes, and the record of what was done remains (access log).
 
    blackstart access check run etcd
    blackstart access explain --as "user:alice unix:storage" run etcd
    blackstart access request --reason "etcd lost its quorum" --service etcd --verb run`,
-		Subcommands:     []*cli.Command{accessCheck(), accessExplain(), accessTest(), accessRequest(), accessApprove(), accessGrants(), accessImport()},
+		Subcommands:     []*cli.Command{accessCheck(), accessExplain(), accessTest(), accessRequest(), accessApprove(), accessGrants(), accessImport(), accessLog()},
 		HideHelpCommand: true,
 	}
 }

@@ -43,6 +43,9 @@ const (
 // operator can do next. The first match counts.
 func outcomes() []outcome {
 	return []outcome{
+		{recovery.ErrDenied, exitDenied, "blackstart access explain VERB SERVICE says which line decides; access request asks for approval where the policy has it"},
+		{recovery.ErrSignature, exitVerification, "have it signed: ssh-keygen -Y sign -n blackstart-audit -f KEY FILE; or take a checkpoint that is"},
+		{recovery.ErrNoPolicy, exitUsage, "name a policy with --policy, or put one into the kit"},
 		{context.Canceled, exitInterrupted, "nothing half-made stays; run it again to go on"},
 		{image.ErrBusy, exitFailed, "another blackstart is unpacking an image: wait for it, then try again"},
 		{recovery.ErrTwin, exitFailed, "stop that process first; if you are sure it is harmless, start anyway with --allow-twin"},
@@ -115,12 +118,11 @@ func outcomes() []outcome {
 		{certs.ErrUnguarded, exitUnresolved, "become root, or go on without it: --unguarded"},
 		{certs.ErrChanged, exitFailed, "look at that file and put it right by hand"},
 		{certs.ErrInvalid, exitUsage, "mend what the message names; blackstart certs show FILE says what a file is"},
-		{recovery.ErrDenied, exitDenied, "blackstart access explain says which line decides; access request asks for approval where the policy has it"},
 		{access.ErrApproval, exitDenied, "blackstart access grants says what is missing"},
 		{access.ErrUnsigned, exitVerification, "have the owner sign that file: ssh-keygen -Y sign -n blackstart-access -f KEY FILE; or leave the service out of it"},
 		{access.ErrContradiction, exitUsage, "take one of the two lines out"},
 		{access.ErrInvalid, exitUsage, "mend the line that the message names; blackstart access --help shows the form"},
-		{journal.ErrTampered, exitVerification, "compare it with a copy or a checkpoint that lies elsewhere: blackstart audit verify FILE --checkpoint FILE"},
+		{journal.ErrTampered, exitVerification, "compare it with a copy or a checkpoint that lies elsewhere: blackstart access log FILE --verify --checkpoint FILE"},
 		{unix.ENOSPC, exitFailed, "free space, or put the data elsewhere with --data DIR; nothing half-made stays"},
 	}
 }
@@ -135,21 +137,27 @@ type outcome struct {
 // carries the status of a command that was run prints nothing: that command has
 // said what there was to say.
 func report(w io.Writer, err error) int {
+	code, hint := exit(err)
+	if hint != "" {
+		fmt.Fprintf(w, "blackstart: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
+		fmt.Fprintf(w, "  next: %s\n", hint)
+	}
+	return code
+}
+
+// exit is the code of an error, and the hint; "" where nothing is to be said.
+func exit(err error) (code int, hint string) {
 	var status cli.ExitCoder
 	if err == nil {
-		return exitDone
+		return exitDone, ""
 	}
 	if errors.As(err, &status) {
-		return status.ExitCode()
+		return status.ExitCode(), ""
 	}
-	code, hint := exitFailed, "blackstart doctor says what this host can do"
 	for _, o := range outcomes() {
 		if errors.Is(err, o.err) {
-			code, hint = o.code, o.hint
-			break
+			return o.code, o.hint
 		}
 	}
-	fmt.Fprintf(w, "blackstart: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
-	fmt.Fprintf(w, "  next: %s\n", hint)
-	return code
+	return exitFailed, "blackstart doctor says what this host can do"
 }

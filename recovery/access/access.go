@@ -30,7 +30,7 @@
 //	key:NAME      a name in the list of signers; for approvals
 //	group:NAME    a group of the policy               anyone
 //
-// Verbs are the commands of blackstart, or *. Objects are services, or a beginning and a star. What nobody allows is denied;
+// Verbs are the commands of blackstart, with a dash for a space, or *. Objects are services, or a beginning and a star; * is the host too. What nobody allows is denied;
 // a deny that fits wins over every allow. An allow with needs waits for that many approvals.
 package access
 

@@ -179,7 +179,7 @@ func people(t *testing.T, names ...string) (dir string, s Signers) {
 		}
 		fmt.Fprintf(&list, "%s %s", n, b)
 	}
-	s, err := ParseSigners([]byte(list.String()))
+	s, err := ParseSigners([]byte(list.String()), Namespace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,10 +268,10 @@ func TestSignersThatAreRefused(t *testing.T) {
 		"a ssh-ed25519 AAAA":                         "NAME KEYTYPE KEY",
 		"a":                                          "NAME KEYTYPE KEY",
 	} {
-		_, err := ParseSigners([]byte(text))
+		_, err := ParseSigners([]byte(text), Namespace)
 		wantErr(t, "ParseSigners("+text[:min(len(text), 30)]+")", err, ErrInvalid, word)
 	}
-	s, err := ParseSigners([]byte("a namespaces=\"git\" " + string(pub)))
+	s, err := ParseSigners([]byte("a namespaces=\"git\" "+string(pub)), Namespace)
 	if err != nil || s.has("a") {
 		t.Errorf("ParseSigners() of a key for git = %v, %v; want it left out", s.has("a"), err)
 	}

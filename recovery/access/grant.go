@@ -142,7 +142,7 @@ func (p *Policy) Approvals(g Grant, n Needs) []Approval {
 	seen := map[string]bool{}
 	all := []Approval{}
 	for _, sig := range g.signatures {
-		name, err := p.signers.verify(g.text, sig)
+		name, err := p.signers.Verify(g.text, sig)
 		a := Approval{Name: name}
 		switch {
 		case err != nil:
@@ -231,7 +231,7 @@ func (p *Policy) Banner(now time.Time, g Grant) string {
 	}
 	names := map[string]bool{}
 	for _, sig := range g.signatures {
-		if name, err := p.signers.verify(g.text, sig); err == nil {
+		if name, err := p.signers.Verify(g.text, sig); err == nil {
 			names[name] = true
 		}
 	}

@@ -210,11 +210,11 @@ func FuzzParseGrant(f *testing.F) {
 func FuzzSigners(f *testing.F) {
 	f.Add([]byte("a ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPqYxSSnRVAiBiFTCUNLqTPNqSsZ0Vxw4DGLTPV2bqxQ c\n"), []byte("-----BEGIN SSH SIGNATURE-----\nU1NIU0lHAAAAAQ==\n-----END SSH SIGNATURE-----\n"))
 	f.Fuzz(func(t *testing.T, list, sig []byte) {
-		s, err := ParseSigners(list)
+		s, err := ParseSigners(list, Namespace)
 		if err != nil && !errors.Is(err, ErrInvalid) {
 			t.Errorf("ParseSigners() = %v; want ErrInvalid", err)
 		}
-		if _, err := s.verify([]byte("text"), sig); err == nil {
+		if _, err := s.Verify([]byte("text"), sig); err == nil {
 			t.Error("verify() of a signature that nobody made = nil")
 		}
 		s.SSHKeys(list)

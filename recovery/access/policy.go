@@ -9,7 +9,7 @@ import (
 // Options say what a policy is checked against.
 type Options struct {
 	// Owners are the owner of each service, as the kit has them; a file counts for the services whose owner signed
-	// it. nil: signatures are not looked at, and every file counts for everything.
+	// it, and for what has no owner. nil: signatures are not looked at, and every file counts for everything.
 	Owners map[string]string
 	// Signers are the keys of owners and approvers by name.
 	Signers Signers
@@ -26,6 +26,7 @@ type Policy struct {
 	members map[string][]string // from a subject to the groups that it is in, through groups as well
 	index   map[pair]*byObject
 	signers Signers
+	owners  map[string]string // Options.Owners
 }
 
 type pair struct{ subject, verb string }
@@ -54,7 +55,7 @@ func Compile(sources []Source, o Options) (*Policy, error) {
 func compile(sources []Source, o Options) (*Policy, error) {
 	size := 0
 	in := &parser{groups: map[string][]string{}, whereG: map[string]Where{}}
-	p := &Policy{groups: in.groups, members: map[string][]string{}, index: map[pair]*byObject{}, signers: o.Signers}
+	p := &Policy{groups: in.groups, members: map[string][]string{}, index: map[pair]*byObject{}, signers: o.Signers, owners: o.Owners}
 	for n, s := range sources {
 		if size += len(s.Text); size > maxPolicy {
 			return nil, fmt.Errorf("%w: more than %d bytes", ErrInvalid, maxPolicy)
@@ -88,7 +89,7 @@ func signedBy(s Source, o Options) map[string]bool {
 	names := map[string]bool{}
 	for _, sig := range s.Signatures {
 		// A signature that is wrong adds nothing; what is missing for it is told where it is needed.
-		if who, err := o.Signers.verify(s.Text, sig); err == nil {
+		if who, err := o.Signers.Verify(s.Text, sig); err == nil {
 			names[who] = true
 		}
 	}
@@ -217,10 +218,15 @@ func (p *Policy) contradiction() error {
 	return nil
 }
 
-// covers says whether a rule counts for a service.
+// covers says whether a rule counts for a service. For what nobody owns, the host among it, every file counts: whoever signed
+// the kit vouches for it.
 func (p *Policy) covers(rule int, service string) bool {
 	c := p.signed[p.scopes[rule]]
-	return c == nil || c[service]
+	if c == nil || c[service] {
+		return true
+	}
+	_, owned := p.owners[service]
+	return !owned
 }
 
 // approvers are the names of signers below a subject.

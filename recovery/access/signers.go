@@ -21,16 +21,19 @@ const (
 	maxSignature = 64 << 10
 )
 
-// Signers are keys by name.
-type Signers struct{ keys map[string]string } // from the key's wire form to its name
+// Signers are keys by name, for signatures of one namespace.
+type Signers struct {
+	keys      map[string]string // from the key's wire form to its name
+	namespace string
+}
 
 // ParseSigners reads ssh-keygen's allowed_signers (ssh-keygen(1)), one NAME KEYTYPE KEY a line. Of the options only namespaces
-// is taken, and a line for other namespaces is skipped; the others are errors, for leaving out valid-before would
+// is taken, and a line for other ones than namespace is skipped; the others are errors, for leaving out valid-before would
 // trust more than was meant.
 //
 // Errors: ErrInvalid with the line.
-func ParseSigners(text []byte) (Signers, error) {
-	s := Signers{keys: map[string]string{}}
+func ParseSigners(text []byte, namespace string) (Signers, error) {
+	s := Signers{keys: map[string]string{}, namespace: namespace}
 	if len(text) > maxSigners {
 		return s, fmt.Errorf("reading signers: %w: larger than %d bytes", ErrInvalid, maxSigners)
 	}
@@ -70,7 +73,7 @@ func (s Signers) line(line string) error {
 		if !found {
 			return fmt.Errorf("option %.80q is not taken, only namespaces is", o)
 		}
-		if !slices.Contains(strings.Split(strings.Trim(v, `"`), ","), Namespace) {
+		if !slices.Contains(strings.Split(strings.Trim(v, `"`), ","), s.namespace) {
 			return nil
 		}
 	}
@@ -114,8 +117,10 @@ type sshsigSigned struct {
 	Sum       []byte
 }
 
-// verify gives the name of who made a detached signature of a text.
-func (s Signers) verify(text, signature []byte) (string, error) {
+// Verify gives the name of who made a detached signature of a text.
+//
+// Errors: ErrInvalid.
+func (s Signers) Verify(text, signature []byte) (string, error) {
 	bad := func(format string, args ...any) (string, error) {
 		return "", fmt.Errorf("%w: signature: %s", ErrInvalid, fmt.Sprintf(format, args...))
 	}
@@ -131,8 +136,8 @@ func (s Signers) verify(text, signature []byte) (string, error) {
 	if !ok || ssh.Unmarshal(raw, &blob) != nil || blob.Version != 1 || len(blob.Reserved) > 0 {
 		return bad("not an SSH signature of version 1")
 	}
-	if blob.Namespace != Namespace {
-		return bad("made for the namespace %.80q; sign with ssh-keygen -Y sign -n %s", blob.Namespace, Namespace)
+	if blob.Namespace != s.namespace {
+		return bad("made for the namespace %.80q; sign with ssh-keygen -Y sign -n %s", blob.Namespace, s.namespace)
 	}
 	key, err := ssh.ParsePublicKey(blob.PublicKey)
 	if err != nil {
@@ -145,7 +150,7 @@ func (s Signers) verify(text, signature []byte) (string, error) {
 	if err := ssh.Unmarshal(blob.Signature, &sig); err != nil || !slices.Contains(formats(key.Type()), sig.Format) {
 		return bad("of the format %.80q by a key of the type %s", sig.Format, key.Type())
 	}
-	signed := sshsigSigned{Namespace: Namespace, Hash: blob.Hash}
+	signed := sshsigSigned{Namespace: s.namespace, Hash: blob.Hash}
 	switch blob.Hash {
 	case "sha512":
 		sum := sha512.Sum512(text)

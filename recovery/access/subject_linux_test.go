@@ -89,7 +89,7 @@ func TestPrincipalsOfALogin(t *testing.T) {
 	wantErr(t, "Principals(garbage)", err, ErrInvalid)
 	_, err = Principals(now, out, []byte("hello"), "root")
 	wantErr(t, "Principals() with no authority", err, ErrInvalid)
-	signers, err := ParseSigners(append([]byte("alice "), read("user.pub")...))
+	signers, err := ParseSigners(append([]byte("alice "), read("user.pub")...), Namespace)
 	if err != nil || !slices.Equal(signers.SSHKeys(out), []string{"alice"}) {
 		t.Errorf("SSHKeys() = %v, %v; want alice", signers.SSHKeys(out), err)
 	}

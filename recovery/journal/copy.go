@@ -119,7 +119,7 @@ func (j *Journal) extend(after Head, lines []byte) (Head, error) {
 		if len(lines) == 0 {
 			return nil
 		}
-		if err := j.write(lines); err != nil {
+		if err := j.write(lines, true); err != nil {
 			return err
 		}
 		j.head = next

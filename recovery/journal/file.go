@@ -112,7 +112,9 @@ func newEntry(now time.Time, kind string, who Who, data any) (Entry, error) {
 }
 
 // appendAll numbers entries and puts them at the end, all or none, with one wait for the disk.
-func (j *Journal) appendAll(all []Entry) error {
+func (j *Journal) appendAll(all []Entry) error { return j.add(all, true) }
+
+func (j *Journal) add(all []Entry, wait bool) error {
 	return j.locked(syscall.LOCK_EX, func() error {
 		if err := j.catchUp(); err != nil {
 			return err
@@ -135,7 +137,7 @@ func (j *Journal) appendAll(all []Entry) error {
 			}
 			lines = append(lines, line...)
 		}
-		if err := j.write(lines); err != nil {
+		if err := j.write(lines, wait); err != nil {
 			return err
 		}
 		j.head = head
@@ -206,10 +208,10 @@ func (j *Journal) catchUp() error {
 	return nil
 }
 
-// write puts lines at the end, as a whole or not at all.
-func (j *Journal) write(lines []byte) error {
+// write puts lines at the end, as a whole or not at all, and waits for the disk if asked to.
+func (j *Journal) write(lines []byte, wait bool) error {
 	_, err := j.file.WriteAt(lines, j.head.Size)
-	if err == nil {
+	if err == nil && wait {
 		err = j.file.Sync()
 	}
 	if err != nil {
