@@ -46,6 +46,9 @@ func (a *Authority) issue(at time.Time, r Request) (Issued, error) {
 			return out, err
 		}
 	}
+	if a.policy != nil && csr == nil {
+		a.policy.fill(&r)
+	}
 	n, err := r.names(csr)
 	if err != nil {
 		return out, err

@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -46,7 +47,7 @@ func TestIssueRefuses(t *testing.T) {
 		"the default uses":    {Request{Service: "web", DNS: []string{"a.web.example.org"}}, ErrRefused, "client"},
 		"too long":            {Request{Service: "etcd", DNS: []string{"etcd.example.org"}, For: 49 * time.Hour}, ErrRefused, "48h"},
 		"negative life":       {Request{Service: "etcd", DNS: []string{"etcd.example.org"}, For: -time.Hour}, ErrInvalid, "minute"},
-		"no names":            {Request{Service: "etcd"}, ErrInvalid, "no name"},
+		"no names":            {Request{Service: "web"}, ErrInvalid, "no name"},
 		"no service":          {Request{DNS: []string{"etcd.example.org"}}, ErrInvalid, "service"},
 		"a bad name":          {Request{Service: "etcd", DNS: []string{"etcd.example.org\x00.example.com"}}, ErrInvalid, "no DNS name"},
 		"an address as name":  {Request{Service: "etcd", DNS: []string{"10.0.0.1"}}, ErrInvalid, "address"},
@@ -275,4 +276,24 @@ func FuzzParsePolicy(f *testing.F) {
 			p.limit(r)
 		}
 	})
+}
+
+// TestPolicyNames has the policy name what a request does not, and never what it only bounds.
+func TestPolicyNames(t *testing.T) {
+	p := policy(t, `service a
+	dns a.example.org *.a.example.org .deep.example.org
+	ip 10.0.0.0/24 10.0.1.7
+	uri spiffe://example.org/a spiffe://example.org/a/*
+	use client
+`)
+	r := Request{Service: "a"}
+	p.fill(&r)
+	want := Request{Service: "a", DNS: []string{"a.example.org"}, IP: []netip.Addr{netip.MustParseAddr("10.0.1.7")}, URI: []string{"spiffe://example.org/a"}, Use: []Use{Client}}
+	if !reflect.DeepEqual(r, want) {
+		t.Errorf("fill() = %+v; want %+v", r, want)
+	}
+	r = Request{Service: "a", DNS: []string{"b.a.example.org"}}
+	if p.fill(&r); len(r.DNS) != 1 || len(r.IP)+len(r.URI)+len(r.Use) != 0 {
+		t.Errorf("fill() of a request with a name = %+v; want it as it was", r)
+	}
 }

@@ -232,3 +232,29 @@ func (p *Policy) Find(r Request) (string, error) {
 	}
 	return found, nil
 }
+
+// fill gives a request that names nothing what the policy names in full for its service.
+func (p *Policy) fill(r *Request) {
+	rl := p.rules[r.Service]
+	if rl == nil || len(r.DNS)+len(r.IP)+len(r.URI) > 0 {
+		return
+	}
+	for _, d := range rl.dns {
+		if hostname(d) {
+			r.DNS = append(r.DNS, d)
+		}
+	}
+	for _, n := range rl.ip {
+		if n.IsSingleIP() {
+			r.IP = append(r.IP, n.Addr())
+		}
+	}
+	for _, u := range rl.uri {
+		if !strings.HasSuffix(u, "*") {
+			r.URI = append(r.URI, u)
+		}
+	}
+	if len(r.Use) == 0 {
+		r.Use = rl.uses
+	}
+}

@@ -44,6 +44,9 @@ func (c *Container) Rootfs() string {
 	return c.path("rootfs")
 }
 
+// Identities is a directory for what the container is to be known by; it goes with the container.
+func (c *Container) Identities() string { return c.path("identities") }
+
 // Upper is the overlay's writable directory.
 func (c *Container) Upper() string { return c.writable("upper") }
 

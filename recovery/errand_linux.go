@@ -100,6 +100,14 @@ func (s Site) RunErrand(ctx context.Context, in io.Reader, out io.Writer) (code 
 	if e.Lease > 0 {
 		go attend(in, e.Lease, func() { cancel(errAbandoned) })
 	}
+	if e.Probe == nil && !e.Vacuum {
+		// Whoever began the runbook was asked where it began; what is done here is on this host's record.
+		begun, denied := s.Begin(Command{Words: e.words()})
+		if denied != nil {
+			return 0, denied
+		}
+		defer func() { begun.End(max(code, failed(err))) }()
+	}
 	s.From = From{Kit: e.From.Kit, Places: e.From.Places, Net: fetch.Net{Names: e.From.Names}, Wait: e.From.Wait}
 	g := hostGround{site: s}
 	var env []string
@@ -123,6 +131,22 @@ func (s Site) RunErrand(ctx context.Context, in io.Reader, out io.Writer) (code 
 		return 0, err
 	}
 	return 0, fmt.Errorf("%w: there is no step in it", ErrUsage)
+}
+
+// words are an errand for the record, without what may be secret in it.
+func (e errand) words() []string {
+	words := []string{"runbook", "step"}
+	if e.Do != nil && e.Do.Step != nil {
+		words = append(words, string(e.Do.Step.Kind()), e.Do.ID)
+	}
+	return words
+}
+
+func failed(err error) int {
+	if err != nil {
+		return 1
+	}
+	return 0
 }
 
 // attend reads what follows the errand, and calls gone when that ends, or is silent.

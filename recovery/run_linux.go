@@ -21,6 +21,8 @@ type RunOptions struct {
 	Detach bool
 	Strict bool // what this host cannot give is an error, not a warning
 	Twin   bool // start even beside what looks like a live twin
+	// Identities are mounted, and renewed while the container runs.
+	Identities []Identity
 
 	Stdin, Stdout, Stderr *os.File
 }
@@ -95,10 +97,18 @@ func (s Site) Run(ctx context.Context, o RunOptions) (_ Result, err error) {
 			err = errors.Join(err, c.Discard())
 		}
 	}()
+	if err := mountIdentities(c, &spec, o.Identities); err != nil {
+		return Result{}, err
+	}
 	if err := s.build(ctx, c, spec, o); err != nil {
 		return Result{}, err
 	}
+	issued, err := issueIdentities(ctx, c, o.Identities)
+	if err != nil {
+		return Result{}, err
+	}
 	if !o.Detach {
+		defer s.keepIdentities(context.WithoutCancel(ctx), c, o.Identities, issued)()
 		exit, err := c.Run(context.WithoutCancel(ctx), o.Stdin, o.Stdout, o.Stderr)
 		return Result{Name: spec.Name, Exit: &exit}, err
 	}

@@ -31,6 +31,7 @@ CMD is the whole command line; an image's entrypoint is not put before it.
    blackstart run --image oci:/media/usb/etcd:3.4 --name etcd --detach --mount /srv/etcd:/data \
        --health-check http://127.0.0.1:2379/health --restart on-failure -- etcd --data-dir /data
    blackstart run --image kit:etcd --detach --source https://10.0.0.9:7443#pin=sha256:...
+   blackstart run --image kit:etcd --detach --cert etcd,dns=etcd.example.org,ip=10.0.0.7
    blackstart salvage show etcd > etcd.yaml; $EDITOR etcd.yaml; blackstart run --spec etcd.yaml --detach`,
 		Flags: slices.Concat(specFlags(), fromFlags(), []cli.Flag{
 			&cli.StringFlag{Name: "rootfs", Usage: "use this `DIR` as root filesystem, as it is"},
@@ -80,6 +81,7 @@ func specFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "replace-arg", Usage: "`OLD=NEW`: put NEW in the place of the argument OLD"},
 		&cli.StringSliceFlag{Name: "drop-arg", Usage: "leave out the argument `A`, or the flag A=..."},
 		&cli.StringSliceFlag{Name: "mount", Aliases: []string{"v"}, Usage: "bind `SRC:DST[:ro]`"},
+		&cli.StringSliceFlag{Name: "cert", Usage: "`SERVICE[,dns=NAME][,ip=IP][,uri=URI][,for=TIME][,at=DIR]`: a certificate of the open session, renewed; at " + recovery.DefaultIdentity},
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "`USER[:GROUP]`, names or numbers"},
 		&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "absolute `DIR` to start in"},
 		&cli.StringFlag{Name: "memory", Usage: "limit, such as `512MiB`"},
@@ -178,8 +180,16 @@ func start(c *cli.Context, s recovery.Site, spec container.Spec, command []strin
 		// The session may drop while an image is unpacked: go on and finish.
 		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
 	}
+	var ids []recovery.Identity
+	for _, text := range c.StringSlice("cert") {
+		id, err := s.ParseIdentity(text)
+		if err != nil {
+			return err
+		}
+		ids = append(ids, id)
+	}
 	r, err := s.Run(c.Context, recovery.RunOptions{
-		Spec: spec,
+		Spec: spec, Identities: ids,
 		Edit: recovery.Edit{
 			Command: command, ReplaceArgs: c.StringSlice("replace-arg"),
 			DropArgs: c.StringSlice("drop-arg"), Args: c.StringSlice("arg"),
@@ -219,7 +229,7 @@ func cmdSupervise() *cli.Command {
 				return err
 			}
 			// Its own end is asked for by signals, which the supervisor handles.
-			return s.Host.Supervise(context.WithoutCancel(c.Context), name, c.Bool("adopt"))
+			return s.Supervise(context.WithoutCancel(c.Context), name, c.Bool("adopt"))
 		},
 	}
 }

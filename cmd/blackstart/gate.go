@@ -71,7 +71,7 @@ func changes() map[string]change {
 }
 
 // reads are the commands that change nothing, or, as the copies of the record do, only add to what proves something. supervise
-// is started by run, which was asked.
+// is started by run, which was asked, and runbook step by a runbook elsewhere: it keeps its own record.
 func reads() []string {
 	return []string{
 		"ps", "logs", "inspect", "stats", "doctor", "supervise",
@@ -80,7 +80,7 @@ func reads() []string {
 		"certs status", "certs show", "certs check", "certs trust list", "certs trust check",
 		"access check", "access explain", "access test", "access grants", "access import",
 		"access log", "access log checkpoint", "access log copy", "access log send", "access log push", "access log receive",
-		"runbook check", "runbook show", "runbook render", "runbook schema", "runbook shipped", "runbook probe",
+		"runbook check", "runbook show", "runbook render", "runbook schema", "runbook shipped", "runbook step",
 		"graph check", "graph order", "graph simulate", "graph render", "graph diff", "graph import",
 	}
 }
