@@ -237,24 +237,3 @@ func TestCeremonyOnDisk(t *testing.T) {
 	_, err = a.Issue(noon, etcd())
 	wantErr(t, "Issue() after Close", err, ErrExpired)
 }
-
-func BenchmarkIssue(b *testing.B) {
-	a := authority(b, noon, nil)
-	csr := csrOf(b, "a.etcd.example.org")
-	b.Run("P256Key", func(b *testing.B) {
-		for b.Loop() {
-			if _, err := a.Issue(noon, etcd()); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("P256CSR", func(b *testing.B) {
-		r := etcd()
-		r.CSR = csr
-		for b.Loop() {
-			if _, err := a.Issue(noon, r); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-}

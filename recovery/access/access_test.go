@@ -297,20 +297,6 @@ func large(n int) string {
 	return b.String() + "group leads key:a key:b\n"
 }
 
-func BenchmarkDecide10000(b *testing.B) {
-	p := compileText(b, large(10_000))
-	s := Subject{User: "u0", UID: 1000, Principals: []string{"p4", "p9"}}
-	for i := range 32 {
-		s.Unix = append(s.Unix, fmt.Sprintf("team%d", i))
-		s.GIDs = append(s.GIDs, 2000+i)
-	}
-	i := 0
-	for b.Loop() {
-		i = (i + 7) % 10_000
-		p.Decide(noon, s, "run", fmt.Sprintf("svc-%d", i), nil)
-	}
-}
-
 func BenchmarkCompile10000(b *testing.B) {
 	text := []byte(large(10_000))
 	for b.Loop() {
