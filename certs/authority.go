@@ -2,12 +2,10 @@ package certs
 
 import (
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"sync"
 	"time"
 
@@ -16,7 +14,7 @@ import (
 
 // Event is what an authority is about to give out, for the record. It holds no secrets.
 type Event struct {
-	Kind      string    `json:"kind"` // x509, ssh-host, ssh-user
+	Kind      string    `json:"kind"` // x509, ssh-host, ssh-user, crl
 	Service   string    `json:"service,omitempty"`
 	Names     []string  `json:"names"`
 	Serial    string    `json:"serial"` // hexadecimal; decimal for SSH
@@ -157,20 +155,4 @@ func (a *Authority) Close() {
 	a.isClosed = true
 	a.key, a.ssh = nil, nil
 	a.raw.forget()
-}
-
-// CRL lists revoked certificates by serial number (RFC 5280, section 5), in DER, valid for a week.
-func (a *Authority) CRL(now time.Time, number int64, revoked []x509.RevocationListEntry) ([]byte, error) {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if a.isClosed {
-		return nil, fmt.Errorf("making a revocation list: %w: the session is closed", ErrExpired)
-	}
-	at := later(now, a.floor)
-	t := &x509.RevocationList{Number: big.NewInt(number), ThisUpdate: at.Add(-Backdate), NextUpdate: at.Add(7 * 24 * time.Hour), RevokedCertificateEntries: revoked}
-	der, err := x509.CreateRevocationList(rand.Reader, t, a.intermediate, a.key)
-	if err != nil {
-		return nil, fmt.Errorf("making a revocation list: %w", err)
-	}
-	return der, nil
 }

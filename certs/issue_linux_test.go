@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -220,26 +221,51 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 
 func TestCRLIsReadByOpenSSL(t *testing.T) {
 	a := authority(t, time.Now(), nil)
-	out, err := a.Issue(time.Now(), etcd())
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := pki(t, a, out.Cert, out.Key)
-	for _, revoked := range []bool{false, true} {
-		var list []x509.RevocationListEntry
-		if revoked {
-			list = append(list, x509.RevocationListEntry{SerialNumber: leafOf(t, out).SerialNumber, RevocationTime: time.Now().Add(-time.Minute)})
-		}
-		crl, err := a.CRL(time.Now(), 1, list)
+	var crl []byte
+	for n, serials := range [][]string{nil, {"4f4f"}, {"this"}, {"this", "4f4f"}} {
+		out, err := a.Issue(time.Now(), etcd())
 		if err != nil {
 			t.Fatal(err)
 		}
-		d := write(t, map[string][]byte{"crl.pem": pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl})})
+		revoked := n > 1
+		serials = slices.Clone(serials)
+		if revoked {
+			serials[0] = out.Serial
+		}
+		if crl, err = a.Revoke(time.Now(), crl, serials, "uid 0"); err != nil {
+			t.Fatal(err)
+		}
+		dir := pki(t, a, out.Cert, out.Key)
+		d := write(t, map[string][]byte{"crl.pem": crl})
 		got, err := tool(t, dir, "openssl", "verify", "-crl_check", "-CRLfile", d+"/crl.pem", "-CAfile", "root.pem", "-untrusted", "inter.pem", "leaf.pem")
 		if (err != nil) != revoked || revoked && !strings.Contains(got, "revoked") {
 			t.Errorf("openssl verify -crl_check, revoked %v: %v\n%s", revoked, err, got)
 		}
+		got, err = tool(t, d, "openssl", "crl", "-in", "crl.pem", "-noout", "-text")
+		if want := max(0, n); err != nil || strings.Count(got, "Serial Number:") != want || !strings.Contains(got, fmt.Sprintf("CRL Number: \n                %d\n", n+1)) {
+			t.Errorf("list %d = %v, want %d serial numbers and its own:\n%s", n+1, err, want, got)
+		}
 	}
+	for word, previous := range map[string][]byte{"PEM": []byte("hello"), "not this authority's": crlOf(t, authority(t, time.Now(), nil), time.Now())} {
+		_, err := a.Revoke(time.Now(), previous, []string{"4f"}, "")
+		wantErr(t, "Revoke() after another list", err, ErrInvalid, word)
+	}
+	for _, serial := range []string{"", "0", "-1", "xyz", strings.Repeat("f", 41)} {
+		_, err := a.Revoke(time.Now(), nil, []string{serial}, "")
+		wantErr(t, "Revoke("+serial+")", err, ErrInvalid, "serial number")
+	}
+	a.Close()
+	_, err := a.Revoke(time.Now(), crl, nil, "")
+	wantErr(t, "Revoke() after Close", err, ErrExpired)
+}
+
+func crlOf(t testing.TB, a *Authority, now time.Time) []byte {
+	t.Helper()
+	b, err := a.Revoke(now, nil, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func FuzzParseCSR(f *testing.F) {

@@ -34,6 +34,12 @@ type sessionCall struct {
 	Op  string      `json:"op"`
 	TLS *Request    `json:"tls,omitempty"`
 	SSH *SSHRequest `json:"ssh,omitempty"`
+	CRL *crlCall    `json:"crl,omitempty"`
+}
+
+type crlCall struct {
+	Previous []byte   `json:"previous,omitempty"`
+	Serials  []string `json:"serials"`
 }
 
 type sessionReply struct {
@@ -41,6 +47,7 @@ type sessionReply struct {
 	Kind   string         `json:"kind,omitempty"` // which sentinel the error wraps
 	TLS    *Issued        `json:"tls,omitempty"`
 	SSH    *SSHIssued     `json:"ssh,omitempty"`
+	CRL    []byte         `json:"crl,omitempty"`
 	Status *SessionStatus `json:"status,omitempty"`
 }
 
@@ -174,6 +181,9 @@ func (s *session) do(call sessionCall, by string) (r sessionReply, err error) {
 		}
 		s.count()
 		return sessionReply{SSH: &out}, nil
+	case call.Op == "revoke" && call.CRL != nil:
+		out, err := s.authority.Revoke(time.Now(), call.CRL.Previous, call.CRL.Serials, by)
+		return sessionReply{CRL: out}, err
 	case call.Op == "status" || call.Op == "close":
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -216,6 +226,12 @@ func (s Session) IssueSSH(ctx context.Context, r SSHRequest) (SSHIssued, error) 
 		return SSHIssued{}, err
 	}
 	return *reply.SSH, nil
+}
+
+// Revoke has a revocation list made, as Authority.Revoke does.
+func (s Session) Revoke(ctx context.Context, previous []byte, serials []string) ([]byte, error) {
+	reply, err := s.call(ctx, sessionCall{Op: "revoke", CRL: &crlCall{previous, serials}})
+	return reply.CRL, err
 }
 
 // Status asks what the session is.

@@ -40,10 +40,7 @@ func TestShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	crl, err := a.CRL(noon, 1, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	crl := crlOf(t, a, noon)
 	p12, err := writeP12([]*x509.Certificate{a.root})
 	if err != nil {
 		t.Fatal(err)
@@ -184,10 +181,7 @@ func FuzzShow(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	crl, err := a.CRL(noon, 1, nil)
-	if err != nil {
-		f.Fatal(err)
-	}
+	crl := crlOf(f, a, noon)
 	for _, b := range [][]byte{out.Cert, leafOf(f, out).Raw, a.intermediate.Raw, s.Cert, crl, csrOf(f, "a.example.org")} {
 		f.Add(b)
 	}

@@ -133,3 +133,24 @@ func (s Site) openRoot(dir string, k Keys) (*certs.Issuer, error) {
 	}
 	return c.OpenRoot(opening, u)
 }
+
+// ResealShare opens a share in a file with its person's key, and gives it sealed to somebody else.
+func (s Site) ResealShare(file string, to certs.Lock, k Keys, unguarded bool) ([]byte, error) {
+	if err := s.guard(unguarded); err != nil {
+		return nil, err
+	}
+	sealed, err := readBounded(file)
+	if err != nil {
+		return nil, err
+	}
+	u := certs.Unlock{Password: k.Password}
+	defer wipe(&u)
+	for _, f := range k.Identities {
+		b, err := readBounded(f)
+		if err != nil {
+			return nil, err
+		}
+		u.Identities = append(u.Identities, b)
+	}
+	return certs.Reseal(sealed, u, to)
+}

@@ -86,8 +86,11 @@ func (s Site) OpenSession(ctx context.Context, o SessionOptions) (err error) {
 func (s Site) recorder(g *journal.Group, floor time.Time) func(certs.Event) error {
 	return func(e certs.Event) error {
 		kind := "certs-issue"
-		if e.Refused != "" {
+		switch {
+		case e.Refused != "":
 			kind = "certs-refused"
+		case e.Kind == "crl":
+			kind = "certs-revoke"
 		}
 		_, err := g.Append(later(time.Now(), floor), kind, who(), e)
 		if err != nil {

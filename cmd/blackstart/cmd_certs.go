@@ -30,7 +30,7 @@ In an outage two of them open it for two hours, and services get certificates:
 
 The .age files of a ceremony are what age(1) reads. Keys on PKCS#11 tokens are not supported.`,
 		Subcommands: []*cli.Command{
-			certsInit(), certsOpen(), certsIssue(), certsSSH(), certsStatus(), certsClose(), certsServe(), certsToken(), certsEnroll(),
+			certsInit(), certsOpen(), certsIssue(), certsSSH(), certsStatus(), certsClose(), certsServe(), certsToken(), certsEnroll(), certsShare(), certsRevoke(),
 			certsShow(), certsCheck(), certsTrust(),
 		},
 		HideHelpCommand: true,

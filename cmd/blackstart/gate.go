@@ -54,6 +54,8 @@ func changes() map[string]change {
 		"certs serve":        {verb: "certs-serve", objects: serviceFlag},
 		"certs token":        {verb: "certs-token", objects: serviceFlag},
 		"certs enroll":       {verb: "certs-enroll"},
+		"certs share":        {verb: "certs-share"},
+		"certs revoke":       {verb: "certs-revoke"},
 		"certs trust add":    {verb: "certs-trust-add"},
 		"certs trust remove": {verb: "certs-trust-remove"},
 
