@@ -138,7 +138,7 @@ func hostname() (string, error) {
 }
 
 // retryPause is how long a copy that could not be made is left alone.
-const retryPause = 5 * time.Second
+const retryPause = 2 * time.Second
 
 // Copying does copy now and, until ctx ends, whenever the journal has grown. What fails, such as a peer that is away, is said
 // once and tried again; only a copy that went another way ends it.
