@@ -67,8 +67,10 @@ func changes() map[string]change {
 		"sandbox guard":  {verb: "sandbox-guard"},
 		"runbook run":    {verb: "runbook-run", objects: runbookObjects},
 		"runbook resume": {verb: "runbook-resume", objects: resumeObjects},
+		"runbook undo":   {verb: "runbook-undo", objects: resumeObjects},
 		"rehearse":       {verb: "rehearse", objects: rehearsalObjects},
 		"pare":           {verb: "pare", objects: rehearsalObjects},
+		"drill start":    {verb: "drill-start", objects: rehearsalObjects},
 	}
 }
 
@@ -83,6 +85,7 @@ func reads() []string {
 		"access check", "access explain", "access test", "access grants", "access import",
 		"access log", "access log checkpoint", "access log copy", "access log send", "access log push", "access log receive",
 		"runbook check", "runbook show", "runbook render", "runbook schema", "runbook shipped", "runbook step",
+		"drill steps", "drill score", "drill history", "drill due",
 		"graph check", "graph order", "graph simulate", "graph render", "graph diff", "graph import",
 	}
 }
@@ -110,7 +113,7 @@ func gate(commands []*cli.Command) {
 
 func (ch change) gated(name string, do cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		if c.Bool("dry-run") {
+		if c.Bool("dry-run") || container.Nested() { // there it is this command a second time
 			return do(c)
 		}
 		s, err := bareSite(c)
