@@ -1,7 +1,6 @@
 package container
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/moby/sys/capability"
+	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 )
 
@@ -47,7 +47,7 @@ func Nest(ctx context.Context) (code int, err error) {
 func NestedCommand(args ...string) *exec.Cmd {
 	cmd := again(args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP, UidMappings: sameIDs("/proc/self/uid_map"), GidMappings: sameIDs("/proc/self/gid_map"),
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP, UidMappings: sameIDs(user.CurrentProcessUIDMap()), GidMappings: sameIDs(user.CurrentProcessGIDMap()),
 		GidMappingsEnableSetgroups: true,
 	}
 	return cmd
@@ -126,18 +126,13 @@ func attendAgain(ctx context.Context, cmd *exec.Cmd) (int, error) {
 }
 
 // sameIDs maps every id that this process knows to itself (user_namespaces(7)).
-func sameIDs(file string) []syscall.SysProcIDMap {
-	f, err := os.Open(file)
+func sameIDs(known []user.IDMap, err error) []syscall.SysProcIDMap {
 	if err != nil {
 		return []syscall.SysProcIDMap{{Size: 1}}
 	}
-	defer f.Close()
 	var all []syscall.SysProcIDMap
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		var id, parent, size int
-		if _, err := fmt.Sscan(lines.Text(), &id, &parent, &size); err == nil {
-			all = append(all, syscall.SysProcIDMap{ContainerID: id, HostID: id, Size: size})
-		}
+	for _, m := range known {
+		all = append(all, syscall.SysProcIDMap{ContainerID: int(m.ID), HostID: int(m.ID), Size: int(m.Count)})
 	}
 	return all
 }

@@ -1,12 +1,12 @@
 package sandbox
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"strings"
 	"syscall"
 
+	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +20,7 @@ func namespaces() *syscall.SysProcAttr {
 		Setsid:     true,
 	}
 	if os.Geteuid() == 0 {
-		a.UidMappings, a.GidMappings = sameIDs("/proc/self/uid_map"), sameIDs("/proc/self/gid_map")
+		a.UidMappings, a.GidMappings = sameIDs(user.CurrentProcessUIDMap()), sameIDs(user.CurrentProcessGIDMap())
 		a.GidMappingsEnableSetgroups = true
 	} else {
 		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
@@ -30,18 +30,13 @@ func namespaces() *syscall.SysProcAttr {
 }
 
 // sameIDs maps every id that this process knows to itself (user_namespaces(7)).
-func sameIDs(file string) []syscall.SysProcIDMap {
-	f, err := os.Open(file)
+func sameIDs(known []user.IDMap, err error) []syscall.SysProcIDMap {
 	if err != nil {
 		return []syscall.SysProcIDMap{{Size: 1}}
 	}
-	defer f.Close()
 	var all []syscall.SysProcIDMap
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		var id, parent, size int
-		if _, err := fmt.Sscan(lines.Text(), &id, &parent, &size); err == nil {
-			all = append(all, syscall.SysProcIDMap{ContainerID: id, HostID: id, Size: size})
-		}
+	for _, m := range known {
+		all = append(all, syscall.SysProcIDMap{ContainerID: int(m.ID), HostID: int(m.ID), Size: int(m.Count)})
 	}
 	return all
 }
