@@ -82,6 +82,11 @@ a command must not read it.`,
 			if err != nil {
 				return err
 			}
+			file, err := filepath.Abs(one.file.Name)
+			if err != nil {
+				return err
+			}
+			o.Show = append(o.Show, file) // for runbook run
 			store, err := drillStore(c)
 			if err != nil {
 				return err

@@ -7,7 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before Go starts
@@ -26,8 +29,22 @@ func init() {
 	}
 }
 
+// beFound puts this program's directory at the end of PATH: runbooks, rehearsals and
+// people in a drill call it by its name, however it was called itself.
+func beFound() {
+	self, err := os.Executable()
+	if err != nil {
+		return
+	}
+	dir, path := filepath.Dir(self), os.Getenv("PATH")
+	if !slices.Contains(filepath.SplitList(path), dir) {
+		_ = os.Setenv("PATH", strings.TrimPrefix(path+":"+dir, ":")) // the name is a good one
+	}
+}
+
 func main() {
 	sandbox.Init()
+	beFound()
 	debug.SetGCPercent(400)        // most commands end before a collection would pay
 	debug.SetMemoryLimit(96 << 20) // for those where it does
 	log := slog.New(newHandler(os.Stderr))

@@ -15,7 +15,8 @@ type Command struct {
 	Ended  bool    `json:"ended"`
 	Took   float64 `json:"took,omitempty"` // seconds
 	Status int     `json:"status"`
-	Step   string  `json:"step,omitempty"` // the ID of the one that it belongs to; "": none
+	Step   string  `json:"step,omitempty"`  // the ID of the one that it belongs to; "": none
+	Whole  bool    `json:"whole,omitempty"` // it had the runbook run
 }
 
 // Progress is how far the runbook's steps are.
@@ -46,7 +47,7 @@ const (
 // Progress finds out from what happened which steps were done. A command belongs to
 // the step whose text has most of its words, the program's name among them; a step
 // is done when commands that succeeded have most of its words, or when its own check
-// or probe says so.
+// or probe says so. Who has the runbook run, and it ends well, has done all of them.
 func (d Drill) Progress(events []Event) Progress {
 	p := Progress{byID: map[string]int{}}
 	values := d.expander()
@@ -68,7 +69,7 @@ func (d Drill) Progress(events []Event) Progress {
 				delete(running, e.Host)
 				continue
 			}
-			c := Command{At: e.At, Host: e.Host, Text: e.Text}
+			c := Command{At: e.At, Host: e.Host, Text: e.Text, Whole: runsRunbook(words(e.Text))}
 			if i := p.stepOf(words(values.Replace(e.Text)), e.Host, texts); i >= 0 {
 				c.Step = p.Steps[i].ID
 				if p.Steps[i].Began < 0 {
@@ -85,6 +86,11 @@ func (d Drill) Progress(events []Event) Progress {
 			delete(running, e.Host)
 			c := &p.Commands[i]
 			c.Ended, c.Status, c.Took = true, e.Status, e.At-c.At
+			if c.Whole && e.Status == 0 {
+				for i := range p.Steps {
+					p.done(i, e.At, "runbook")
+				}
+			}
 			at := p.index(c.Step)
 			if at < 0 || e.Status != 0 {
 				continue
@@ -236,6 +242,12 @@ func (x expander) Replace(s string) string {
 		}
 		return m
 	})
+}
+
+// runsRunbook says whether a command is blackstart runbook run or resume.
+func runsRunbook(cmd []string) bool {
+	i := slices.Index(cmd, "runbook")
+	return i > 0 && i+1 < len(cmd) && strings.HasSuffix(cmd[0], "blackstart") && (cmd[i+1] == "run" || cmd[i+1] == "resume")
 }
 
 // ownCommand says whether a line is one of those that the drill gives its shell, or

@@ -51,7 +51,7 @@ type StepScore struct {
 	Number int       `json:"number"`
 	State  StepState `json:"state"`
 	At     float64   `json:"at,omitempty"` // when it was seen done, in seconds after the beginning
-	By     string    `json:"by,omitempty"` // command, check or probe
+	By     string    `json:"by,omitempty"` // command, check, probe or runbook
 }
 
 // Score is how a drill went.
@@ -119,7 +119,7 @@ func NewScore(d Drill, events []Event, all []Drill) Score {
 		if c.Ended && c.Status != 0 {
 			s.Failed = append(s.Failed, c)
 		}
-		if c.Step == "" {
+		if c.Step == "" && !c.Whole {
 			s.Outside = append(s.Outside, c)
 		}
 	}

@@ -67,6 +67,8 @@ func TestScoreFindsStepsInCommands(t *testing.T) {
 		{"one left out", typed(start, answers), []StepState{Skipped, NotSeen, OutOfOrder, InOrder}, nil, 0},
 		{"failed, then not", typed(keep+"|1", "df -h", keep), []StepState{InOrder, NotSeen, Skipped, Skipped}, []string{"df -h"}, 1},
 		{"other things", typed("systemctl restart etcd|1", "cp /etc/hosts /tmp", "", "hint", "exit"), []StepState{Skipped, NotSeen, Skipped, Skipped}, []string{"systemctl restart etcd", "cp /etc/hosts /tmp"}, 1},
+		{"by the runbook", typed("blackstart runbook run etcd.yaml --yes|1", "/srv/bin/blackstart runbook resume"), []StepState{InOrder, InOrder, InOrder, InOrder}, nil, 1},
+		{"by a runbook that failed", typed("blackstart runbook run etcd.yaml|1"), []StepState{Skipped, NotSeen, Skipped, Skipped}, nil, 1},
 		{"seen otherwise", []Event{{At: 3, Kind: StepSeen, Step: "keep a copy", Text: "check"}, {At: 4, Kind: StepSeen, Step: "it answers", Text: "probe"}}, []StepState{InOrder, NotSeen, Skipped, InOrder}, nil, 0},
 		{"of no step", []Event{{Kind: StepSeen, Step: "who knows"}, {Kind: CommandEnded}, {Kind: "what"}}, []StepState{Skipped, NotSeen, Skipped, Skipped}, nil, 0},
 	} {
