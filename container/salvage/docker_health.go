@@ -22,15 +22,14 @@ type dockerHealth struct {
 	Retries                        int
 }
 
-// health adds the health check to the annotations. ["NONE"] is no check, as is
-// an image's that was not given.
-func (r dockerRecord) health(notes map[string]string) {
-	h := r.Config.Healthcheck
+// healthNotes adds a health check to annotations. ["NONE"] is no check, as is an
+// image's that was not given. shell is the image's, if it has one of its own.
+func healthNotes(notes map[string]string, h *dockerHealth, shell []string) {
 	if h == nil || len(h.Test) < 2 {
 		return
 	}
 	test := h.Test
-	if shell := r.Config.Shell; len(shell) > 0 && test[0] == "CMD-SHELL" {
+	if len(shell) > 0 && test[0] == "CMD-SHELL" {
 		test = slices.Concat([]string{"CMD"}, shell, test[1:2]) // the image's SHELL
 	}
 	timing := struct {

@@ -239,14 +239,8 @@ func (r dockerRecord) annotations() map[string]string {
 	if len(ports) > 0 {
 		notes[AnnotationPorts] = strings.Join(slices.Sorted(maps.Keys(ports)), ",")
 	}
-	switch policy := r.host.RestartPolicy; {
-	case policy.Name == "" || policy.Name == "no":
-	case policy.MaximumRetryCount > 0:
-		notes[AnnotationRestart] = policy.Name + ":" + strconv.Itoa(policy.MaximumRetryCount)
-	default:
-		notes[AnnotationRestart] = policy.Name
-	}
-	r.health(notes)
+	restartNote(notes, r.host.RestartPolicy.Name, r.host.RestartPolicy.MaximumRetryCount)
+	healthNotes(notes, r.Config.Healthcheck, r.Config.Shell)
 	if r.Config.StopSignal != "" {
 		notes[AnnotationStopSignal] = r.Config.StopSignal
 	}

@@ -21,6 +21,7 @@ type storageStore struct {
 	containers map[string]storageContainer
 	images     []storageImage
 	layers     map[string]storageLayer
+	libpod     map[string]libpodConfig // by container
 }
 
 // openStorage opens a graph root such as /var/lib/containers/storage. Its
@@ -69,6 +70,9 @@ func (s *storageStore) Spec(ctx context.Context, c Container) (*specs.Spec, erro
 	var spec specs.Spec
 	if err := s.config(c.ID, &spec); err != nil {
 		return nil, fmt.Errorf("reading spec of container %s: %w: %w", c.ID, ErrIncomplete, err)
+	}
+	if own, ok := s.libpod[c.ID]; ok {
+		own.annotate(&spec)
 	}
 	return &spec, nil
 }
@@ -142,6 +146,7 @@ func (l *storageLoader) load(ctx context.Context) error {
 	if !whole {
 		l.scan()
 	}
+	l.libpod(ctx)
 	for _, id := range sortedKeys(s.containers) {
 		if err := ctx.Err(); err != nil {
 			return err
