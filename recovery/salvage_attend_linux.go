@@ -34,7 +34,7 @@ func (v *Salvaged) attend(notes map[string]string) {
 		case err != nil:
 			c.Now, c.Why, c.Loud = "", "the check cannot be done here: "+err.Error(), true
 		case v.Spec.Restart != "":
-			c.Why += ", and restarts the container when it stays unhealthy, which Docker does not"
+			c.Why += ", and restarts the container when it stays unhealthy, which Docker and Podman do not by themselves"
 			fallthrough
 		default:
 			v.Spec.Health = &h
@@ -65,11 +65,10 @@ func healthOf(check, timing string) (container.Health, error) {
 			return container.Health{}, err
 		}
 	}
-	line, err := salvage.HealthLine(check)
-	if err != nil {
+	var err error
+	if h.Check, err = salvage.HealthCheck(check); err != nil {
 		return container.Health{}, err
 	}
-	h.Check = "exec:" + line
 	_, err = container.ParseProbe(h.Check)
 	return h, err
 }
@@ -78,7 +77,7 @@ func healthOf(check, timing string) (container.Health, error) {
 // directories, has no shell: a check that always fails would restart a sound
 // container for ever.
 func (v *Salvaged) needShell(dirs []string) {
-	if v.Spec.Health == nil || slices.ContainsFunc(dirs, hasShell) {
+	if v.Spec.Health == nil || !strings.HasPrefix(v.Spec.Health.Check, "exec:") || slices.ContainsFunc(dirs, hasShell) {
 		return
 	}
 	v.Changes = append(v.Changes, salvage.Change{

@@ -79,7 +79,7 @@ func TestAttendHealth(t *testing.T) {
 		{`["CMD","a","b c"]`, "", &container.Health{Check: "exec:a 'b c'"}, ""},
 		{`["CMD-SHELL","a\nb"]`, timing, nil, "printable"},
 		{`["CMD-SHELL","a"]`, `{"interval":"-7s"}`, nil, "negative"},
-		{`["HTTP","a"]`, timing, nil, "neither CMD nor CMD-SHELL"},
+		{`["HTTP","a"]`, timing, nil, "is none that is known"},
 		{`no`, timing, nil, "reading health check"},
 	} {
 		v := recorded(t, map[string]string{salvage.AnnotationHealth: c.check, salvage.AnnotationHealthTiming: c.timing, salvage.AnnotationRestart: "always"})

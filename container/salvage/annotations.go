@@ -11,8 +11,8 @@ const (
 	// AnnotationRestart is the restart policy: "always", "unless-stopped" or
 	// "on-failure[:COUNT]".
 	AnnotationRestart = "org.blackstart.restart"
-	// AnnotationHealth is the health check's command as a JSON array in Docker's
-	// form: ["CMD", ARG…] or ["CMD-SHELL", LINE].
+	// AnnotationHealth is the health check as a JSON array: in Docker's form, ["CMD",
+	// ARG…] or ["CMD-SHELL", LINE], or ["HTTP", URL] or ["TCP", IP:PORT].
 	AnnotationHealth = "org.blackstart.health"
 	// AnnotationStopSignal is the signal that asks for an orderly end: a name or number.
 	AnnotationStopSignal = "org.blackstart.stop-signal"

@@ -32,12 +32,7 @@ func healthNotes(notes map[string]string, h *dockerHealth, shell []string) {
 	if len(shell) > 0 && test[0] == "CMD-SHELL" {
 		test = slices.Concat([]string{"CMD"}, shell, test[1:2]) // the image's SHELL
 	}
-	timing := struct {
-		Interval string `json:"interval"`
-		Timeout  string `json:"timeout"`
-		Retries  int    `json:"retries"`
-		Start    string `json:"start,omitempty"`
-	}{
+	timing := healthTiming{
 		Interval: cmp.Or(max(h.Interval, 0), 30*time.Second).String(),
 		Timeout:  cmp.Or(max(h.Timeout, 0), 30*time.Second).String(),
 		Retries:  cmp.Or(max(h.Retries, 0), 3),
@@ -45,30 +40,36 @@ func healthNotes(notes map[string]string, h *dockerHealth, shell []string) {
 	if h.StartPeriod > 0 {
 		timing.Start = h.StartPeriod.String()
 	}
-	for name, value := range map[string]any{AnnotationHealth: test, AnnotationHealthTiming: timing} {
-		data, _ := json.Marshal(value) // strings and numbers cannot fail
-		notes[name] = string(data)
-	}
+	noteHealth(notes, test, timing)
 }
 
-// HealthLine is the check of an [AnnotationHealth] as a line for a shell inside
-// the container.
-func HealthLine(annotation string) (string, error) {
+// HealthCheck is the check of an [AnnotationHealth]: exec:LINE with a line for a
+// shell inside the container, a URL of http, or tcp://IP:PORT.
+func HealthCheck(annotation string) (string, error) {
 	var test []string
 	if err := json.Unmarshal([]byte(annotation), &test); err != nil {
 		return "", fmt.Errorf("reading health check: %w", err)
 	}
-	switch {
-	case len(test) > 1 && test[0] == "CMD-SHELL":
-		return test[1], nil
-	case len(test) > 1 && test[0] == "CMD":
+	if len(test) < 2 {
+		test = []string{"", ""}
+	}
+	switch test[0] {
+	case "CMD-SHELL":
+		return "exec:" + test[1], nil
+	case "CMD":
 		quoted := make([]string, len(test)-1)
 		for i, arg := range test[1:] {
 			quoted[i] = shellWord(arg)
 		}
-		return strings.Join(quoted, " "), nil
+		return "exec:" + strings.Join(quoted, " "), nil
+	case healthHTTP:
+		if strings.HasPrefix(test[1], "http://") {
+			return test[1], nil
+		}
+	case healthTCP:
+		return "tcp://" + test[1], nil
 	}
-	return "", fmt.Errorf("reading health check: %.80q is neither CMD nor CMD-SHELL: %w", test, ErrIncomplete)
+	return "", fmt.Errorf("reading health check: %.80q is none that is known: %w", test, ErrIncomplete)
 }
 
 // shellWord quotes a word for sh(1) where it needs that.

@@ -3,6 +3,7 @@ package salvage
 import (
 	"errors"
 	"os/exec"
+	"strings"
 	"testing"
 )
 
@@ -33,32 +34,33 @@ func TestDockerHealth(t *testing.T) {
 	}
 }
 
-// TestHealthLine asks a real shell what it makes of a line.
-func TestHealthLine(t *testing.T) {
+// TestHealthCheck asks a real shell what it makes of a line.
+func TestHealthCheck(t *testing.T) {
 	for _, c := range []struct{ annotation, line, says string }{
 		{`["CMD-SHELL","printf '<%s>' a b"]`, `printf '<%s>' a b`, "<a><b>"},
 		{`["CMD","printf","<%s>","a b","","$HOME","it's","*","-x=y"]`, `printf '<%s>' 'a b' '' '$HOME' 'it'\''s' '*' '-x=y'`, "<a b><><$HOME><it's><*><-x=y>"},
 		{`["CMD","/bin/true"]`, `/bin/true`, ""},
 	} {
-		line, err := HealthLine(c.annotation)
-		if err != nil || line != c.line {
-			t.Errorf("HealthLine(%s) = %s, %v; want %s", c.annotation, line, err, c.line)
+		check, err := HealthCheck(c.annotation)
+		line, ok := strings.CutPrefix(check, "exec:")
+		if err != nil || !ok || line != c.line {
+			t.Errorf("HealthCheck(%s) = %s, %v; want exec:%s", c.annotation, check, err, c.line)
 		}
 		if out, err := exec.Command("/bin/sh", "-c", line).CombinedOutput(); err != nil || string(out) != c.says {
 			t.Errorf("sh -c %s says %q, %v; want %q", line, out, err, c.says)
 		}
 	}
 	for _, bad := range []string{``, `{}`, `[]`, `["CMD"]`, `["NONE"]`, `["CMD-SHELL"]`, `["HTTP","/"]`} {
-		if line, err := HealthLine(bad); err == nil {
-			t.Errorf("HealthLine(%s) = %q; want an error", bad, line)
+		if check, err := HealthCheck(bad); err == nil {
+			t.Errorf("HealthCheck(%s) = %q; want an error", bad, check)
 		}
 	}
-	if _, err := HealthLine(`["HTTP","/"]`); !errors.Is(err, ErrIncomplete) {
-		t.Errorf("HealthLine() = %v; want %v", err, ErrIncomplete)
+	if _, err := HealthCheck(`["HTTP","/"]`); !errors.Is(err, ErrIncomplete) {
+		t.Errorf("HealthCheck() = %v; want %v", err, ErrIncomplete)
 	}
 }
 
-func FuzzHealthLine(f *testing.F) {
+func FuzzShellWord(f *testing.F) {
 	f.Add("it's", "$(x) `y`")
 	f.Add("", "\\")
 	f.Fuzz(func(t *testing.T, a, b string) {

@@ -25,6 +25,7 @@ type kubeletPod struct {
 		HostPID         bool                  `yaml:"hostPID"`
 		HostIPC         bool                  `yaml:"hostIPC"`
 		Hostname        string                `yaml:"hostname"`
+		RestartPolicy   string                `yaml:"restartPolicy"`
 		SecurityContext kubeletSecurity       `yaml:"securityContext"`
 		Containers      []kubeletPodContainer `yaml:"containers"`
 		InitContainers  []struct {
@@ -49,7 +50,13 @@ type kubeletPodContainer struct {
 			} `yaml:"fieldRef"`
 		} `yaml:"valueFrom"`
 	} `yaml:"env"`
-	EnvFrom         []any                `yaml:"envFrom"`
+	EnvFrom       []any         `yaml:"envFrom"`
+	LivenessProbe *kubeletProbe `yaml:"livenessProbe"`
+	StartupProbe  *kubeletProbe `yaml:"startupProbe"`
+	Ports         []struct {
+		Name          string `yaml:"name"`
+		ContainerPort int    `yaml:"containerPort"`
+	} `yaml:"ports"`
 	VolumeMounts    []kubeletVolumeMount `yaml:"volumeMounts"`
 	SecurityContext kubeletSecurity      `yaml:"securityContext"`
 	Resources       struct {

@@ -67,7 +67,7 @@ func (p *kubeletPod) spec(c *kubeletPodContainer) (*specs.Spec, []error) {
 	resources, resourceProblems := c.limits()
 	spec.Linux.Resources = resources
 	problems = slices.Concat(problems, mountProblems, resourceProblems)
-	for _, err := range []error{p.standard(spec, isTrue(security.Privileged)), p.seccomp(c, spec)} {
+	for _, err := range []error{p.attend(c, spec.Annotations), p.standard(spec, isTrue(security.Privileged)), p.seccomp(c, spec)} {
 		if err != nil {
 			problems = append(problems, err)
 		}

@@ -133,7 +133,7 @@ func TestKubeletSpec(t *testing.T) {
 			},
 			MaskedPaths: got.Linux.MaskedPaths, ReadonlyPaths: got.Linux.ReadonlyPaths,
 		},
-		Annotations: map[string]string{FromImage: "env,cwd", AnnotationSeccomp: "default"},
+		Annotations: map[string]string{FromImage: "env,cwd", AnnotationRestart: "always", AnnotationSeccomp: "default"},
 	}
 	if !slices.Contains(want.Linux.MaskedPaths, "/proc/kcore") || !slices.Contains(want.Linux.ReadonlyPaths, "/proc/sys") {
 		t.Errorf("masked %q, read-only %q; want /proc/kcore and /proc/sys in them", want.Linux.MaskedPaths, want.Linux.ReadonlyPaths)
