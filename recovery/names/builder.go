@@ -126,6 +126,15 @@ func (b *Builder) add(rr dns.RR, zone uint32, observed time.Time) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBadData, err)
 	}
+	switch h.Rrtype {
+	case dns.TypeA, dns.TypeAAAA, dns.TypeCNAME, dns.TypeNS, dns.TypePTR, dns.TypeMX, dns.TypeSOA, dns.TypeSRV, dns.TypeTXT:
+	default:
+		// Lengths that stand in a record are not compared with what they are of when it
+		// is packed: a client could not read it.
+		if _, _, err := dns.UnpackRR(b.buf[:n], 0); err != nil {
+			return fmt.Errorf("%w: %s %s: %w", ErrBadData, h.Name, typeName(h.Rrtype), err)
+		}
+	}
 	name := scanName(b.buf[:n])
 	if name == 0 || name+10 > n {
 		return fmt.Errorf("%w: %q is not a domain name", ErrBadData, h.Name)
