@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/blackstart-project/blackstart/container"
 	"github.com/blackstart-project/blackstart/container/image"
 	"github.com/blackstart-project/blackstart/container/salvage"
@@ -129,6 +131,13 @@ func (s Site) unpack(ctx context.Context, im *image.Image) (*image.Unpacked, err
 		}
 	}
 	u, err := store.Unpack(ctx, im, o)
+	if errors.Is(err, unix.EPERM) && container.Nested() {
+		// What a layer removes cannot be written down on an overlay, where DATA is in a
+		// vacuum: such images are kept where everything goes with it.
+		if store, _, err = image.OpenStore(s.Host.State + "-layers"); err == nil {
+			u, err = store.Unpack(ctx, im, o)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("unpacking %s: %w", name, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +26,7 @@ const (
 	whiteoutMeta = whiteout + whiteout
 	opaqueMarker = whiteoutMeta + ".opq"
 	opaqueXattr  = "trusted.overlay.opaque"
+	opaqueUser   = "user.overlay.opaque"
 	capability   = "security.capability"
 	paxXattr     = "SCHILY.xattr." // what pkg/archive takes extended attributes from
 )
@@ -64,6 +66,8 @@ func (a *applier) filter(hdr *tar.Header) (bool, error) {
 	if err := a.budget.entry(hdr); err != nil {
 		return false, err
 	}
+	// Such marks are for overlayfs, and this program's to make.
+	maps.DeleteFunc(hdr.PAXRecords, func(key, _ string) bool { return strings.HasPrefix(key, paxXattr+"user.overlay.") })
 	dir, base := filepath.Split(hdr.Name)
 	switch {
 	case hdr.Typeflag == tar.TypeXGlobalHeader:
@@ -123,14 +127,14 @@ func (a *applier) convert(hdr *tar.Header, path string) (bool, error) {
 	case isWhite && a.base:
 		return false, nil
 	case base == opaqueMarker:
-		return archive.OverlayConvertWhiteout(hdr, path)
+		return false, makeOpaque(filepath.Dir(path))
 	case isWhite:
 		st, err := os.Lstat(dir + name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return archive.OverlayConvertWhiteout(hdr, path)
 		case err == nil && st.IsDir():
-			return false, unix.Lsetxattr(dir+name, opaqueXattr, []byte("y"), 0)
+			return false, makeOpaque(dir + name)
 		}
 		return false, err
 	case hdr.Typeflag == tar.TypeDir:
@@ -178,15 +182,29 @@ func replaceWhiteout(path string) error {
 	if err := os.Chmod(path, 0o755); err != nil {
 		return err
 	}
-	return unix.Lsetxattr(path, opaqueXattr, []byte("y"), 0)
+	return makeOpaque(path)
+}
+
+// makeOpaque hides what is below a directory: in the way that [Mount] looks for where
+// attributes of the trusted kind are not to be had, as in a user namespace.
+func makeOpaque(dir string) error {
+	err := unix.Lsetxattr(dir, opaqueXattr, []byte("y"), 0)
+	if errors.Is(err, unix.EPERM) {
+		err = unix.Lsetxattr(dir, opaqueUser, []byte("y"), 0)
+	}
+	return err
 }
 
 func isOpaque(dir string) (bool, error) {
-	v, err := sysx.LGetxattr(dir, opaqueXattr)
-	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
-		return false, nil
-	} else if err != nil {
-		return false, fmt.Errorf("reading %s of %s: %w", opaqueXattr, dir, err)
+	for _, name := range []string{opaqueXattr, opaqueUser} {
+		v, err := sysx.LGetxattr(dir, name)
+		switch {
+		case errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP):
+		case err != nil:
+			return false, fmt.Errorf("reading %s of %s: %w", name, dir, err)
+		case string(v) == "y":
+			return true, nil
+		}
 	}
-	return string(v) == "y", nil
+	return false, nil
 }

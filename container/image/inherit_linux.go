@@ -91,7 +91,7 @@ func copyAttributes(from, to string) error {
 		return &os.PathError{Op: "listxattr", Path: from, Err: err}
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, "trusted.overlay.") {
+		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
 			continue // about that layer, not about the directory
 		}
 		value, err := sysx.LGetxattr(from, name)
