@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.built=$(BUILT) -extldflags "
 
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 DEMO_PACKAGES  := containerd runc etcd-server etcd-client umoci procps
-TEST_PACKAGES  := $(DEMO_PACKAGES) docker.io podman crun conmon skopeo docker-registry busybox-static iproute2 jq python3 e2fsprogs strace minisign chromium chromium-driver poppler-utils python3-jsonschema openssh-server openssh-client nginx-light curl bind9-dnsutils bind9 bind9-utils knot knot-dnsutils nftables musl-tools zookeeper fuse-overlayfs dnsperf git gnutls-bin certbot lego openssl graphviz openjdk-17-jdk-headless ca-certificates-java util-linux
+TEST_PACKAGES  := $(DEMO_PACKAGES) docker.io podman crun conmon skopeo docker-registry busybox-static iproute2 jq python3 e2fsprogs strace minisign chromium chromium-driver poppler-utils python3-jsonschema openssh-server openssh-client nginx-light curl bind9-dnsutils bind9 bind9-utils knot knot-dnsutils nftables musl-tools zookeeper fuse-overlayfs dnsperf git zstd gnutls-bin certbot lego openssl graphviz openjdk-17-jdk-headless ca-certificates-java util-linux
 
 comma := ,
 space := $(subst ,, )
