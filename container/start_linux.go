@@ -150,7 +150,9 @@ func (c *Container) oomKilled() bool {
 // cgroups is the container's cgroup in every hierarchy, whether made or not.
 func (c *Container) cgroups() (_ cgroups.Manager, err error) {
 	if c.cgroup == nil {
-		c.cgroup, err = cgroupManager(CgroupPath(c.name))
+		if c.cgroup, err = cgroupManager(CgroupPath(c.name)); err == nil {
+			c.above = parents(c.cgroup) // which it forgets when it is destroyed
+		}
 	}
 	return c.cgroup, err
 }
@@ -259,9 +261,9 @@ func (c *Container) leaveCgroups() error {
 	if Confined() {
 		return nil
 	}
-	own, err := c.cgroups()
+	_, err := c.cgroups()
 	if err != nil || !c.rec.Detached {
-		removeParents(own)
+		removeParents(c.above)
 		return err
 	}
 	m, err := cgroupManager(supervisorCgroup(c.name))
@@ -274,18 +276,23 @@ func (c *Container) leaveCgroups() error {
 	if err := m.Destroy(); err != nil {
 		return fmt.Errorf("removing the supervisor's cgroup: %w", err)
 	}
-	removeParents(own)
+	removeParents(c.above)
 	return nil
 }
 
-// removeParents removes /blackstart, above the cgroups given, from every
-// hierarchy where it is empty.
-func removeParents(below cgroups.Manager) {
-	if below == nil {
-		return
+// parents are the directories above a cgroup, in every hierarchy.
+func parents(m cgroups.Manager) []string {
+	var dirs []string
+	for _, p := range m.GetPaths() {
+		dirs = append(dirs, filepath.Dir(p))
 	}
-	for _, p := range below.GetPaths() {
-		_ = unix.Rmdir(filepath.Dir(p)) // fails, as it should, while a container is in it
+	return dirs
+}
+
+// removeParents removes /blackstart from every hierarchy where it is empty.
+func removeParents(dirs []string) {
+	for _, d := range dirs {
+		_ = unix.Rmdir(d) // fails, as it should, while a container is in it
 	}
 }
 
