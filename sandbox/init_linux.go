@@ -163,11 +163,11 @@ func (w *world) setUp(s *setup) (fds []int, warnings []string, err error) {
 
 // openLogs opens the packet log, and those of the traffic from peers.
 func openLogs(peers []int) (all []int, err error) {
-	log, err := openNFLOG()
+	log, err := openNFLOG(nflogGroup)
 	all = append(all, log)
 	for _, host := range peers {
 		if err == nil {
-			log, err = openPeerLog(host)
+			log, err = openNFLOG(peerGroup(host))
 			all = append(all, log)
 		}
 	}

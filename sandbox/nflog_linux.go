@@ -43,9 +43,9 @@ const (
 const nflogBuffer = 16 << 20
 
 // openNFLOG opens a socket that receives what the rules of this thread's
-// network namespace log. Call it inside the vacuum and pass the descriptor out;
+// network namespace log to a group. Call it inside the vacuum and pass the descriptor out;
 // it needs CAP_NET_ADMIN over the namespace.
-func openNFLOG() (fd int, err error) {
+func openNFLOG(group uint16) (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return -1, fmt.Errorf("opening the packet log: %w", err)
@@ -76,7 +76,7 @@ func openNFLOG() (fd int, err error) {
 		// A sequence number per group shows packets lost before the socket.
 		{nlAttr(cfgFlags, binary.BigEndian.AppendUint16(nil, flagSeq)), "asking for sequence numbers"},
 	} {
-		if err := nflogConfigure(fd, c.attrs); err != nil {
+		if err := nflogConfigure(fd, group, c.attrs); err != nil {
 			return -1, fmt.Errorf("%s: %w", c.doing, err)
 		}
 	}
@@ -92,8 +92,8 @@ func nlAttr(kind uint16, value []byte) []byte {
 
 // nflogConfigure sends one NFULNL_MSG_CONFIG and waits for its answer. Packets
 // that arrive before the answer are not there yet: rules come later.
-func nflogConfigure(fd int, attrs []byte) error {
-	body := binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, nflogGroup)
+func nflogConfigure(fd int, group uint16, attrs []byte) error {
+	body := binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, group)
 	body = append(body, attrs...)
 	msg := binary.NativeEndian.AppendUint32(nil, uint32(unix.NLMSG_HDRLEN+len(body)))
 	msg = binary.NativeEndian.AppendUint16(msg, unix.NFNL_SUBSYS_ULOG<<8|msgConfig)

@@ -51,7 +51,7 @@ func darkNet(t *testing.T) (netns, nflog int) {
 			return
 		}
 		var r result
-		if r.nflog, r.err = openNFLOG(); r.err == nil {
+		if r.nflog, r.err = openNFLOG(nflogGroup); r.err == nil {
 			r.netns, r.err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		}
 		ready <- r
