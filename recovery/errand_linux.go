@@ -79,6 +79,14 @@ func (f From) elsewhere() (from, error) {
 	return out, nil
 }
 
+// errandText is an errand for another place, as it reads it.
+func (s Site) errandText(e errand) (text []byte, err error) {
+	if e.From, err = s.From.elsewhere(); err != nil {
+		return nil, err
+	}
+	return json.Marshal(e)
+}
+
 const maxErrand = 4 << 20 // bytes
 
 // errAbandoned is the end of an errand that nobody waits for any more.

@@ -2,7 +2,6 @@ package recovery
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -79,10 +78,7 @@ const letGo = 5 * time.Second
 func (g sshGround) send(ctx context.Context, e errand, out io.Writer) (code int, said string, err error) {
 	f := g.host.fleet
 	e.Lease = f.lease
-	if e.From, err = f.site.From.elsewhere(); err != nil {
-		return 0, "", err
-	}
-	text, err := json.Marshal(e)
+	text, err := f.site.errandText(e)
 	if err != nil {
 		return 0, "", fmt.Errorf("writing a step for %s: %w", g.host.name, err)
 	}

@@ -3,7 +3,6 @@ package recovery
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -193,12 +192,7 @@ func (g hostGround) fetch(ctx context.Context, name string, w runbooks.With, out
 // startNested has this program start a recovery container where it may: the mounts
 // that are made for it are not this process's.
 func (g hostGround) startNested(ctx context.Context, t runbooks.Task, out io.Writer) error {
-	e := errand{Do: &t}
-	var err error
-	if e.From, err = g.site.From.elsewhere(); err != nil {
-		return err
-	}
-	text, err := json.Marshal(e)
+	text, err := g.site.errandText(errand{Do: &t})
 	if err != nil {
 		return err
 	}

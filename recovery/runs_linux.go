@@ -97,15 +97,7 @@ func (s Site) ResumeRun(ctx context.Context, id string, in RunInputs) (Run, erro
 		}
 		id = all[i].ID
 	}
-	b, _, err := s.readRun(id)
-	if err != nil {
-		return Run{}, err
-	}
-	bound, err := s.bindAgain(id, &b, in)
-	if err != nil {
-		return Run{}, err
-	}
-	unlock, err := s.lockRuns(ctx, b.Service, in.TakeOver)
+	b, bound, unlock, err := s.takeRun(ctx, id, in)
 	if err != nil {
 		return Run{}, err
 	}
@@ -121,6 +113,18 @@ func (s Site) ResumeRun(ctx context.Context, id string, in RunInputs) (Run, erro
 		before[task] = f.State.over()
 	}
 	return s.goOn(ctx, id, b, bound, before, in)
+}
+
+// takeRun reads a run that was begun, binds its runbook again and takes charge of its
+// service's runs, until unlock.
+func (s Site) takeRun(ctx context.Context, id string, in RunInputs) (b began, bound *runbooks.Bound, unlock func(), err error) {
+	if b, _, err = s.readRun(id); err == nil {
+		bound, err = s.bindAgain(id, &b, in)
+	}
+	if err == nil {
+		unlock, err = s.lockRuns(ctx, b.Service, in.TakeOver)
+	}
+	return b, bound, unlock, err
 }
 
 // bindAgain binds the runbook that a run was begun with. Secrets, and hosts that have

@@ -40,15 +40,7 @@ func (s Site) UndoRun(ctx context.Context, id string, in RunInputs, ask func([]U
 		return r, err
 	}
 	id = r.ID
-	b, _, err := s.readRun(id)
-	if err != nil {
-		return Run{}, err
-	}
-	bound, err := s.bindAgain(id, &b, in)
-	if err != nil {
-		return Run{}, err
-	}
-	unlock, err := s.lockRuns(ctx, b.Service, in.TakeOver)
+	b, bound, unlock, err := s.takeRun(ctx, id, in)
 	if err != nil {
 		return Run{}, err
 	}

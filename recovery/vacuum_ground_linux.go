@@ -3,7 +3,6 @@ package recovery
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -72,10 +71,7 @@ func (g vacuumGround) Do(ctx context.Context, t runbooks.Task, out io.Writer) er
 // errand has this program do something inside.
 func (g vacuumGround) errand(ctx context.Context, e errand, out io.Writer) (err error) {
 	e.Vacuum = true
-	if e.From, err = g.v.site.From.elsewhere(); err != nil {
-		return err
-	}
-	text, err := json.Marshal(e)
+	text, err := g.v.site.errandText(e)
 	if err != nil {
 		return err
 	}
