@@ -109,6 +109,22 @@ func denied(d access.Decision) error {
 	return fmt.Errorf("%w: %s", recovery.ErrDenied, d)
 }
 
+// decision asks the policy about VERB [SERVICE].
+func decision(c *cli.Context) (who access.Subject, e access.Explanation, err error) {
+	verb, service, err := verbService(c)
+	if err != nil {
+		return who, e, err
+	}
+	_, a, err := openAccess(c)
+	if err != nil {
+		return who, e, err
+	}
+	if who, err = subject(c, a); err != nil {
+		return who, e, err
+	}
+	return who, a.Decide(who, verb, service), nil
+}
+
 func accessCheck() *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "say whether you may", ArgsUsage: "VERB [SERVICE]",
@@ -117,19 +133,11 @@ func accessCheck() *cli.Command {
    blackstart access check run etcd && blackstart run --spec kit:etcd`,
 		Flags: accessFlags(asFlag()),
 		Action: func(c *cli.Context) error {
-			verb, service, err := verbService(c)
+			_, e, err := decision(c)
 			if err != nil {
 				return err
 			}
-			_, a, err := openAccess(c)
-			if err != nil {
-				return err
-			}
-			who, err := subject(c, a)
-			if err != nil {
-				return err
-			}
-			d := a.Decide(who, verb, service).Decision
+			d := e.Decision
 			if err := result(c, d, func(w io.Writer) error {
 				_, err := fmt.Fprintln(w, d.Outcome)
 				return err
@@ -149,19 +157,10 @@ func accessExplain() *cli.Command {
    blackstart access explain --as "user:alice unix:storage" --policy access run etcd`,
 		Flags: accessFlags(asFlag()),
 		Action: func(c *cli.Context) error {
-			verb, service, err := verbService(c)
+			who, e, err := decision(c)
 			if err != nil {
 				return err
 			}
-			_, a, err := openAccess(c)
-			if err != nil {
-				return err
-			}
-			who, err := subject(c, a)
-			if err != nil {
-				return err
-			}
-			e := a.Decide(who, verb, service)
 			said := struct {
 				Who access.Subject `json:"who"`
 				access.Explanation
