@@ -150,9 +150,7 @@ func (c *Container) oomKilled() bool {
 // cgroups is the container's cgroup in every hierarchy, whether made or not.
 func (c *Container) cgroups() (_ cgroups.Manager, err error) {
 	if c.cgroup == nil {
-		if c.cgroup, err = cgroupManager(CgroupPath(c.name)); err == nil {
-			c.above = parents(c.cgroup) // which it forgets when it is destroyed
-		}
+		c.cgroup, err = cgroupManager(CgroupPath(c.name))
 	}
 	return c.cgroup, err
 }
@@ -261,9 +259,9 @@ func (c *Container) leaveCgroups() error {
 	if Confined() {
 		return nil
 	}
-	_, err := c.cgroups()
+	own, err := c.cgroups()
 	if err != nil || !c.rec.Detached {
-		removeParents(c.above)
+		removeParents(own)
 		return err
 	}
 	m, err := cgroupManager(supervisorCgroup(c.name))
@@ -276,23 +274,18 @@ func (c *Container) leaveCgroups() error {
 	if err := m.Destroy(); err != nil {
 		return fmt.Errorf("removing the supervisor's cgroup: %w", err)
 	}
-	removeParents(c.above)
+	removeParents(own)
 	return nil
 }
 
-// parents are the directories above a cgroup, in every hierarchy.
-func parents(m cgroups.Manager) []string {
-	var dirs []string
-	for _, p := range m.GetPaths() {
-		dirs = append(dirs, filepath.Dir(p))
+// removeParents removes /blackstart, above the cgroups given, from every
+// hierarchy where it is empty.
+func removeParents(below cgroups.Manager) {
+	if below == nil {
+		return
 	}
-	return dirs
-}
-
-// removeParents removes /blackstart from every hierarchy where it is empty.
-func removeParents(dirs []string) {
-	for _, d := range dirs {
-		_ = unix.Rmdir(d) // fails, as it should, while a container is in it
+	for _, p := range below.GetPaths() {
+		_ = unix.Rmdir(filepath.Dir(p)) // fails, as it should, while a container is in it
 	}
 }
 

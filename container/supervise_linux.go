@@ -335,5 +335,5 @@ func leaveOwnCgroup(m cgroups.Manager, own string) {
 		_ = os.WriteFile(strings.TrimSuffix(p, own)+"/cgroup.procs", []byte("0"), 0)
 		_ = unix.Rmdir(p)
 	}
-	removeParents(parents(m))
+	removeParents(m)
 }
