@@ -113,6 +113,10 @@ func (s suite) allowed(t *testing.T) {
 		}
 	}
 	serve(t, etcd, fmt.Sprintf("etcd --data-dir %s/etcd --listen-client-urls http://%s --advertise-client-urls http://%s --listen-peer-urls http://%s --unsafe-no-fsync", dir, etcd, etcd, peer))
+	// It listens before it has a leader.
+	if out := run("ETCDCTL_API=3 etcdctl --command-timeout=30s --endpoints=http://"+etcd+" endpoint health", o); !strings.Contains(out, "is healthy") {
+		t.Fatalf("etcd does not serve: %s", out)
+	}
 	ssh := "true"
 	if s.root { // OpenSSH does not work for a user without a name
 		if out := run("ssh-keygen -q -t ed25519 -N '' -f "+dir+"/key", o); out != "" {
@@ -122,7 +126,7 @@ func (s suite) allowed(t *testing.T) {
 			t.Fatal(err)
 		}
 		serve(t, sshd, fmt.Sprintf("/usr/sbin/sshd -D -e -f /dev/null -h %s/key -o PidFile=none -o UsePAM=no -o ListenAddress=%s", dir, sshd))
-		ssh = sshClient + "-o ConnectTimeout=5 nobody@10.0.0.4 true"
+		ssh = sshClient + "-o ConnectTimeout=20 nobody@10.0.0.4 true"
 	}
 	serve(t, git, "$(git --exec-path)/git-daemon --reuseaddr --listen=127.0.0.1 --port="+port(git)+" --base-path="+dir+" "+dir)
 	p := letIn(t, map[string]string{
@@ -131,16 +135,16 @@ func (s suite) allowed(t *testing.T) {
 	var all sync.WaitGroup
 	limit := make(chan struct{}, 8)
 	for _, c := range []struct{ line, says string }{
-		{"curl -sS -m5 http://10.0.0.1/a.txt", "content of a"},
-		{"curl -sS -m5 http://store.example/a.txt", "content of a"},
-		{"curl -sS -6 -m5 http://store.example/a.txt", "content of a"},
-		{"dig +short +time=2 +tries=1 store.example", "198.18.0."},
-		{"python3 -c 'import urllib.request; print(urllib.request.urlopen(\"http://store.example/a.txt\", timeout=5).read())'", "content of a"},
+		{"curl -sS -m20 http://10.0.0.1/a.txt", "content of a"},
+		{"curl -sS -m20 http://store.example/a.txt", "content of a"},
+		{"curl -sS -6 -m20 http://store.example/a.txt", "content of a"},
+		{"dig +short +time=20 +tries=1 store.example", "198.18.0."},
+		{"python3 -c 'import urllib.request; print(urllib.request.urlopen(\"http://store.example/a.txt\", timeout=20).read())'", "content of a"},
 		{ssh, map[bool]string{true: "Permission denied (publickey"}[s.root]},
-		{"timeout 5 git ls-remote git://10.0.0.5/repo", "refs/heads/kept"},
-		{"timeout 5 git clone -q git://10.0.0.5/repo /tmp/clone && git -C /tmp/clone log --format=%s", "first"},
-		{"export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=http://10.0.0.6:2379; timeout 5 etcdctl put key value && timeout 5 etcdctl get key", "OK\nkey\nvalue"},
-		{zooClient + "10.0.0.9:2181 -timeout 8000 ls /", "[zookeeper]"},
+		{"timeout 20 git ls-remote git://10.0.0.5/repo", "refs/heads/kept"},
+		{"timeout 20 git clone -q git://10.0.0.5/repo /tmp/clone && git -C /tmp/clone log --format=%s", "first"},
+		{"export ETCDCTL_API=3 ETCDCTL_COMMAND_TIMEOUT=20s ETCDCTL_ENDPOINTS=http://10.0.0.6:2379; timeout 20 etcdctl put key value && timeout 20 etcdctl get key", "OK\nkey\nvalue"},
+		{zooClient + "10.0.0.9:2181 -timeout 20000 ls /", "[zookeeper]"},
 		{"client 10.0.0.1:80", "content of a"},
 		{"client store.example:80", "content of a"},
 		{"attempt-musl tcp 10.0.0.1 80 nonsense", "answer HTTP/1.1 400"},

@@ -492,9 +492,11 @@ static void enter(const char *way, const char *what, int port) {
 	tcp("tcp");
 }
 
+#define OTHER 0x0a000063 // 10.0.0.99
+
 static void *flip(void *arg) {
 	volatile in_addr_t *a = &((struct sockaddr_in *)&to)->sin_addr.s_addr;
-	in_addr_t one = *a, other = htonl(0x0a000063);
+	in_addr_t one = *a, other = htonl(OTHER);
 	for (;;) {
 		*a = other;
 		*a = one;
@@ -505,8 +507,11 @@ static void *flip(void *arg) {
 // race changes the address while the kernel, and who watches, are reading it.
 static void race(void) {
 	pthread_t t;
+	volatile in_addr_t *a = &((struct sockaddr_in *)&to)->sin_addr.s_addr;
 	pthread_create(&t, NULL, flip, NULL);
 	for (int i = 0; i < 300; i++) {
+		while ((*a == htonl(OTHER)) == i % 2) // both are tried on a busy machine too
+			sched_yield();
 		int fd = sock(SOCK_STREAM, 0);
 		if (connect(fd, (void *)&to, tolen) < 0 && errno != EINPROGRESS)
 			fail("connect");
