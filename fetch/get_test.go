@@ -140,7 +140,7 @@ func TestOpenFrames(t *testing.T) {
 	var g *Getter
 	// The good one is not quicker than the liar: else nobody would have asked that.
 	good := &shelf{name: "good", blobs: blobs, answer: func(_ context.Context, _ digest.Digest, _ int64, b []byte) ([]byte, error) {
-		for deadline := time.Now().Add(5 * time.Second); g.Report().Sources[0].State != "dropped" && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(time.Minute); g.Report().Sources[0].State != "dropped" && time.Now().Before(deadline); {
 			time.Sleep(time.Millisecond)
 		}
 		return b, nil
@@ -305,7 +305,7 @@ func TestOpenTwice(t *testing.T) {
 	var both sync.Once
 	src := &shelf{name: "a", blobs: blobs, answer: func(_ context.Context, _ digest.Digest, _ int64, b []byte) ([]byte, error) {
 		both.Do(func() {
-			for deadline := time.Now().Add(10 * time.Second); waited.Load() < 2 && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(time.Minute); waited.Load() < 2 && time.Now().Before(deadline); {
 				time.Sleep(time.Millisecond)
 			}
 		})

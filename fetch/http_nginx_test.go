@@ -181,7 +181,7 @@ func startNginx(t *testing.T) *web {
 			t.Logf("nginx: %s", &stderr)
 		}
 	})
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		c, err := net.Dial("tcp", w.http)
 		if err == nil {
 			_ = c.Close()

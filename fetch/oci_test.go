@@ -69,7 +69,7 @@ func startServer(t *testing.T, addr string, env []string, name string, args ...s
 			t.Logf("%s:\n%s", name, said)
 		}
 	})
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		conn, err := net.Dial("tcp", addr)
 		if err == nil {
 			conn.Close()

@@ -54,7 +54,7 @@ func owner(addr string) Net {
 func waitForStore(t *testing.T, addr string) {
 	t.Helper()
 	src := s3At(t, addr, "kits").(*s3Source)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		_, _, err := src.read(t.Context(), "none")
 		if errors.Is(err, ErrNotFound) {
 			return
@@ -91,7 +91,7 @@ func TestS3TLS(t *testing.T) {
 	n := owner(host)
 	n.Names = map[string][]netip.Addr{"store.test": {netip.MustParseAddr("127.0.0.1")}}
 	place := Place{URL: "s3://" + host + "/kits/p", CA: ca}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if _, _, err := target(t, place, n).Manifest(t.Context(), "none"); errors.Is(err, ErrNotFound) {
 			break
 		} else if time.Now().After(deadline) {

@@ -120,7 +120,7 @@ func (h *sshHost) start(t *testing.T) {
 		}
 	})
 	t.Cleanup(h.stop)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		c, err := net.Dial("tcp", h.address)
 		if err == nil {
 			_ = c.Close()
@@ -343,7 +343,7 @@ func TestSSHLogin(t *testing.T) {
 		}
 		t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
 		var c net.Conn
-		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 			if c, err = net.Dial("unix", sock); err == nil {
 				break
 			}
@@ -601,7 +601,7 @@ func TestSSHCancel(t *testing.T) {
 		t.Errorf("dd runs %d times; want %d", got, sshSessions)
 	}
 	cancel()
-	for deadline := time.Now().Add(10 * time.Second); readersOf(t, dir) > 0; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); readersOf(t, dir) > 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("dd still runs; want it gone with its session")
 		}

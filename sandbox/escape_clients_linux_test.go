@@ -107,7 +107,7 @@ func (s suite) allowed(t *testing.T) {
 	}
 	serve(t, zoo, "java "+javaOptions+"org.apache.zookeeper.server.ZooKeeperServerMain "+dir+"/zoo.cfg")
 	// It takes connections, and drops them, before it serves.
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(ask(t, zoo, "srvr"), "Mode:"); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(ask(t, zoo, "srvr"), "Mode:"); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("ZooKeeper does not serve")
 		}
@@ -174,7 +174,7 @@ func (s suite) allowed(t *testing.T) {
 	for program, to := range programs {
 		// Which of several programs that reach one destination at once sent what, nobody
 		// can tell: so their bytes are not looked at.
-		for deadline := time.Now().Add(5 * time.Second); !carried(program, to); time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); !carried(program, to); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Errorf("no allowed connection of %s to %s in\n%s", program, to, recordLines(p.record))
 				break
@@ -231,7 +231,7 @@ func serve(t *testing.T, addr, line string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cancel(); _ = cmd.Wait() })
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			_ = c.Close()

@@ -172,7 +172,7 @@ func (s suite) attempts(t *testing.T) {
 			cmd := exec.Command("sh", "-c", e.line)
 			cmd.Env = append(os.Environ(), o.env...)
 			out, _ := cmd.CombinedOutput()
-			for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 				if o.contacts()[e.control] > 0 || (e.control == "sniffer" && sniff.saw(o.token)) {
 					return
 				}
@@ -245,7 +245,7 @@ func (e escape) inRecord(t *testing.T, all []Attempt, token string) {
 // attempt runs one line in a vacuum.
 func (s suite) attempt(t *testing.T, w *World, line string, o *outside) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
 	p, err := w.Spawn(ctx, Cmd{Args: []string{"sh", "-c", line}, Env: append(os.Environ(), o.env...), Stdout: &out, Stderr: &out})

@@ -143,7 +143,7 @@ func (o *outside) contacts() map[string]int {
 
 // reached waits for a contact.
 func (o *outside) reached(kind string) bool {
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if o.contacts()[kind] > 0 {
 			return true
 		}

@@ -122,7 +122,7 @@ for name, f, *a in [
 // guarded runs a command and returns its output with the result.
 func guarded(t testing.TB, o GuardOptions, args ...string) (string, *GuardResult) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
 	o.Cmd.Args, o.Cmd.Stdout, o.Cmd.Stderr = args, &out, &out
@@ -285,7 +285,7 @@ func TestGuardEnds(t *testing.T) {
 // gone waits until a process has ended.
 func gone(t testing.TB, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		b, err := os.ReadFile("/proc/" + itoa(pid) + "/stat")
 		if err != nil || strings.Contains(string(b), ") Z ") {
 			return
@@ -349,7 +349,7 @@ while True:
 		t.Fatal(err)
 	}
 	gone(t, pid)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		// The kernel may need a moment to take the last process from its cgroup.
 		removed, err := Sweep()
 		if strings.Contains(strings.Join(removed, " "), "/"+cgroupParent+"/"+itoa(cmd.Process.Pid)+".") {

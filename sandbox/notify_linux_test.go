@@ -33,7 +33,7 @@ func underWatch(t *testing.T, cmd *exec.Cmd) (string, []Attempt) {
 	}
 	var mu sync.Mutex
 	var seen []Attempt
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {

@@ -54,7 +54,7 @@ http {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			c.Close()
@@ -110,7 +110,7 @@ func upstreamHTTP(t testing.TB) (string, *requestLog) {
 // curl runs the real one against the rig, for a URL of the original host.
 func (r *rig) curl(t testing.TB, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "curl", append([]string{
 		"-sS", "-q", "--noproxy", "*", "--path-as-is", "-w", "[%{http_code} %{num_connects}]", "--connect-to", "::" + r.addr,

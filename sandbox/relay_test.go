@@ -109,7 +109,7 @@ func background(t testing.TB, run func(context.Context) error) {
 			if err != nil {
 				t.Errorf("serving ended with %v; want nil", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("serving did not end with its context")
 		}
 	})
@@ -179,7 +179,7 @@ func silent(t testing.TB, c net.Conn) {
 // wantAttempt waits for an entry of the record.
 func wantAttempt(t testing.TB, r *Record, proto, dest string, v Verdict, ok func(Attempt) bool) Attempt {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		for _, a := range r.Attempts() {
 			if a.Proto == proto && a.Destination == dest && a.Verdict == v && ok(a) {

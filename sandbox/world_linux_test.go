@@ -29,7 +29,7 @@ func up(t testing.TB, o Options) *World {
 // inside runs a command and returns what it wrote and its exit code.
 func inside(t testing.TB, w *World, args ...string) (string, int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
 	p, err := w.Spawn(ctx, Cmd{Args: args, Stdout: &out, Stderr: &out})

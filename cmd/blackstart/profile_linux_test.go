@@ -151,7 +151,7 @@ func (s *crashSite) pid() int {
 // until waits for all that the prober says, by its kind and key.
 func (s *crashSite) until(output func() string) map[string]map[string]string {
 	s.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		out := output()
 		if strings.HasSuffix(out, "\ndone\n") {
 			return reported(out)
@@ -220,7 +220,7 @@ func (s *crashSite) containerd(probe []string) (map[string]map[string]string, in
 			}
 		}
 	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if _, err := ctr("version"); err == nil {
 			break
 		}

@@ -135,7 +135,7 @@ $op link del far$n 2>/dev/null || true
 $op link add far$n type veth peer name eth0 netns %[3]d
 $op addr add 10.99.$n.1/24 dev far$n; $op addr add fd99:$n::1/64 dev far$n nodad; $op link set far$n up
 $far addr add 10.99.$n.2/24 dev eth0; $far addr add fd99:$n::2/64 dev eth0 nodad; $far link set eth0 up`, m.number, s.operator, m.outer.Process.Pid))
-	eventually(s.t, 5*time.Second, "the SSH server answers", func() bool {
+	eventually(s.t, time.Minute, "the SSH server answers", func() bool {
 		return exec.Command("nsenter", "-t", s.operator, "-n", "bash", "-c", "exec 3<>/dev/tcp/"+m.v4()+"/2222").Run() == nil
 	})
 }
@@ -407,7 +407,7 @@ func TestRunbookHostsKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _, _ = agent.Process.Kill(), agent.Wait() }()
-	eventually(t, 5*time.Second, "the agent has the key", func() bool {
+	eventually(t, time.Minute, "the agent has the key", func() bool {
 		add := exec.Command("ssh-add", "-q", s.dir+"/user")
 		add.Env = []string{"SSH_AUTH_SOCK=" + sock}
 		return add.Run() == nil
@@ -489,7 +489,7 @@ func TestRunbookHostsKilled(t *testing.T) {
 		return func() { _ = cmd.Process.Kill(); wait() }, wait
 	}
 	kill, _ := start(append([]string{"runbook", "run", rb}, s.reach()...)...)
-	eventually(t, 10*time.Second, "the step's output arrives while it runs", begun)
+	eventually(t, time.Minute, "the step's output arrives while it runs", begun)
 	kill()
 	eventually(t, 3*time.Second, "the killed runner's step is ended", func() bool { return b.processes("sleep 4713")+b.processes("runbook step") == 0 })
 
@@ -499,7 +499,7 @@ func TestRunbookHostsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, wait := start("runbook", "resume", "--ssh-key", s.dir+"/user")
-	eventually(t, 10*time.Second, "the step is begun again", begun)
+	eventually(t, time.Minute, "the step is begun again", begun)
 	b.die()
 	died := time.Now()
 	if code := wait(); code != 1 || !strings.Contains(said.String(), "host b: the connection was lost in the middle of it") {
@@ -534,7 +534,7 @@ func TestRunbookHostsKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 10*time.Second, name+": it is begun", func() bool { return b.processes("sleep 4714") > 0 })
+		eventually(t, time.Minute, name+": it is begun", func() bool { return b.processes("sleep 4714") > 0 })
 		if c.code == 130 {
 			_ = cmd.Process.Signal(os.Interrupt)
 		}

@@ -85,7 +85,7 @@ mkdir -p %[2]s/rootfs/bin; cd %[2]s/rootfs; mkdir dev etc proc run sys tmp; cp /
 		t.Fatal(err)
 	}
 	defer func() { _, _ = session.Process.Kill(), session.Wait() }()
-	eventually(t, 10*time.Second, "the session is open", func() bool { _, code := s.run("certs", "status"); return code == 0 })
+	eventually(t, time.Minute, "the session is open", func() bool { _, code := s.run("certs", "status"); return code == 0 })
 
 	text := strings.NewReplacer("DATA", s.data, "STATE", s.state, "NAME", name, "undo: blackstart", "undo: "+binary).Replace(kindsThere)
 	out, code := s.run("runbook", "run", s.runbook(text), "--ssh-key", "user", "--host", "a="+a.v4())

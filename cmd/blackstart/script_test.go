@@ -115,7 +115,7 @@ func cmdRootfs(ts *testscript.TestScript, _ bool, args []string) {
 // cmdUntil repeats a command until its output matches: until REGEXP CMD...
 func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	re := regexp.MustCompile(args[0])
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		_ = ts.Exec(args[1], args[2:]...)
 		out := ts.ReadFile("stdout") + ts.ReadFile("stderr")

@@ -43,7 +43,7 @@ func startRegistry(t *testing.T) string {
 		_ = c.Wait() // killed
 	})
 	client := http.Client{Timeout: time.Second}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		r, err := client.Get("http://" + addr + "/v2/")
 		if err == nil {
 			r.Body.Close()

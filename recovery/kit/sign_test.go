@@ -191,7 +191,7 @@ func startAgent(t *testing.T) string {
 		_ = c.Wait() // killed
 		os.RemoveAll(dir)
 	})
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		conn, err := net.Dial("unix", socket)
 		if err == nil {

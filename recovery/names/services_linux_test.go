@@ -105,7 +105,7 @@ func (s *services) stop() {
 func (s *services) until(want, program string, args ...string) {
 	s.t.Helper()
 	var out []byte
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		var err error
 		out, err = exec.CommandContext(ctx, program, args...).CombinedOutput()

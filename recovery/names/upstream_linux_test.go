@@ -54,7 +54,7 @@ func daemon(t *testing.T, at netip.AddrPort, name string, args ...string) {
 	client := dns.Client{Timeout: 200 * time.Millisecond}
 	m := new(dns.Msg)
 	m.SetQuestion("example.com.", dns.TypeSOA)
-	for deadline := time.Now().Add(15 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if a, _, err := client.Exchange(m, at.String()); err == nil && a.Rcode == dns.RcodeSuccess {
 			return
 		}
