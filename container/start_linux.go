@@ -107,6 +107,11 @@ func (c *Container) start(io stdio) (_ *process, err error) {
 	if err := os.WriteFile(filepath.Join(bundle, "config.json"), b, 0o600); err != nil {
 		return nil, fmt.Errorf("writing config.json: %w", writable(err))
 	}
+	m, err := c.cgroups()
+	if err != nil {
+		return nil, err
+	}
+	holdCgroups(m)
 	if err := lib.Run(lp); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", conf.Process.Args[0], err)
 	}
@@ -150,7 +155,9 @@ func (c *Container) oomKilled() bool {
 // cgroups is the container's cgroup in every hierarchy, whether made or not.
 func (c *Container) cgroups() (_ cgroups.Manager, err error) {
 	if c.cgroup == nil {
-		c.cgroup, err = cgroupManager(CgroupPath(c.name))
+		if c.cgroup, err = cgroupManager(CgroupPath(c.name)); err == nil {
+			c.above = parents(c.cgroup) // which it forgets when it is destroyed
+		}
 	}
 	return c.cgroup, err
 }
@@ -183,6 +190,19 @@ func cgroupManager(path string) (cgroups.Manager, error) {
 		return nil, fmt.Errorf("opening cgroup %s: %w", path, err)
 	}
 	return m, nil
+}
+
+// holdCgroups makes a cgroup's directory in every hierarchy: until then the one
+// above, of all containers, may go with another container at any moment. What
+// cannot be made is left to who needs it.
+func holdCgroups(m cgroups.Manager) {
+	for _, dir := range m.GetPaths() {
+		for range 100 {
+			if err := os.MkdirAll(dir, 0o755); !errors.Is(err, unix.ENOENT) {
+				break
+			}
+		}
+	}
 }
 
 // killAll kills until the cgroup is empty: a process may fork while it is read.
@@ -259,9 +279,9 @@ func (c *Container) leaveCgroups() error {
 	if Confined() {
 		return nil
 	}
-	own, err := c.cgroups()
+	_, err := c.cgroups()
 	if err != nil || !c.rec.Detached {
-		removeParents(own)
+		removeParents(c.above)
 		return err
 	}
 	m, err := cgroupManager(supervisorCgroup(c.name))
@@ -274,18 +294,23 @@ func (c *Container) leaveCgroups() error {
 	if err := m.Destroy(); err != nil {
 		return fmt.Errorf("removing the supervisor's cgroup: %w", err)
 	}
-	removeParents(own)
+	removeParents(c.above)
 	return nil
 }
 
-// removeParents removes /blackstart, above the cgroups given, from every
-// hierarchy where it is empty.
-func removeParents(below cgroups.Manager) {
-	if below == nil {
-		return
+// parents are the directories above a cgroup, in every hierarchy.
+func parents(m cgroups.Manager) []string {
+	var dirs []string
+	for _, p := range m.GetPaths() {
+		dirs = append(dirs, filepath.Dir(p))
 	}
-	for _, p := range below.GetPaths() {
-		_ = unix.Rmdir(filepath.Dir(p)) // fails, as it should, while a container is in it
+	return dirs
+}
+
+// removeParents removes /blackstart from every hierarchy where it is empty.
+func removeParents(dirs []string) {
+	for _, d := range dirs {
+		_ = unix.Rmdir(d) // fails, as it should, while a container is in it
 	}
 }
 

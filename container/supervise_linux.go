@@ -118,10 +118,10 @@ func (h Host) Supervise(ctx context.Context, name string, adopt bool) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		fmt.Fprintf(os.Stderr, "becoming a subreaper: %v\n", err)
 	}
-	if m, err := cgroupManager(supervisorCgroup(name)); err != nil || m.Apply(os.Getpid()) != nil {
+	if leave, err := enterOwnCgroup(supervisorCgroup(name)); err != nil {
 		fmt.Fprintf(os.Stderr, "the supervisor stays in the cgroup it was started in: %v\n", err)
 	} else {
-		defer leaveOwnCgroup(m, supervisorCgroup(name))
+		defer leave()
 	}
 	report := func(r readiness) {
 		if !adopt {
@@ -328,6 +328,19 @@ func (c *Container) finish(e Exit) error {
 	return errors.Join(writeJSON(c.path("exit.json"), e, true), c.destroy(), c.unmount(), c.enter(exited))
 }
 
+// enterOwnCgroup moves this process into a cgroup of its own.
+func enterOwnCgroup(path string) (leave func(), err error) {
+	m, err := cgroupManager(path)
+	if err != nil {
+		return nil, err
+	}
+	holdCgroups(m)
+	if err := m.Apply(os.Getpid()); err != nil {
+		return nil, err
+	}
+	return func() { leaveOwnCgroup(m, path) }, nil
+}
+
 // leaveOwnCgroup goes to the root of each hierarchy and removes the cgroup that
 // was ours: a cgroup with a process in it cannot be removed.
 func leaveOwnCgroup(m cgroups.Manager, own string) {
@@ -335,5 +348,5 @@ func leaveOwnCgroup(m cgroups.Manager, own string) {
 		_ = os.WriteFile(strings.TrimSuffix(p, own)+"/cgroup.procs", []byte("0"), 0)
 		_ = unix.Rmdir(p)
 	}
-	removeParents(m)
+	removeParents(parents(m))
 }

@@ -115,7 +115,7 @@ func twins(t *testing.T, q TwinQuery) []Conflict {
 // eventually polls until the conflicts satisfy ok.
 func eventually(t *testing.T, q TwinQuery, want string, ok func([]Conflict) bool) []Conflict {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		found := twins(t, q)
 		if ok(found) {

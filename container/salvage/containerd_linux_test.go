@@ -68,7 +68,7 @@ func (d *containerdDaemon) start() {
 	if err := d.cmd.Start(); err != nil {
 		d.t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for exec.Command("ctr", "-a", d.socket(), "version").Run() != nil {
 		if time.Now().After(deadline) {
 			data, _ := os.ReadFile(log.Name())
@@ -210,7 +210,7 @@ func (d *containerdDaemon) run() {
 	d.ctr("-n", "k8s.io", "run", "-d", "--runc-root", filepath.Join(d.dir, "runc"), "--cgroup", "/"+d.prefix()+"cri", "--label", labelKind+"=container", "--label", labelPod+"=web-0",
 		"--label", labelPodNamespace+"=shop", "--label", labelContainer+"=nginx", testImage, d.prefix()+"cri",
 		"/bin/busybox", "sleep", "1000")
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		if found, _ := filepath.Glob(filepath.Join(d.root, "io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/etc/written")); len(found) > 0 {
 			return

@@ -69,7 +69,7 @@ func startDocker(t *testing.T) *dockerDaemon {
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for exec.Command("docker", "-H", d.host(), "version").Run() != nil {
 		if time.Now().After(deadline) {
 			data, _ := os.ReadFile(log.Name())
@@ -125,7 +125,7 @@ func (d *dockerDaemon) kill() {
 	}
 	_ = d.cmd.Wait()
 	d.cmd = nil
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for pid, parent := range parents {
 		for (ours[pid] || ours[parent]) && running(pid) {
 			if time.Now().After(deadline) {
@@ -164,7 +164,7 @@ func (d *dockerDaemon) unmount() {
 	}
 	for _, group := range groups {
 		if info, err := os.Stat(group); err == nil && info.IsDir() {
-			deadline := time.Now().Add(5 * time.Second)
+			deadline := time.Now().Add(time.Minute)
 			for err := os.Remove(group); err != nil; err = os.Remove(group) {
 				if time.Now().After(deadline) {
 					d.t.Error(err)

@@ -71,7 +71,7 @@ func startPodman(t *testing.T, driver string) *podman {
 		"--volume", filepath.Join(dir, "bind")+":/bind", "--volume", "data:/data", testImage,
 		"/bin/busybox", "sh", "-c", "echo written >/etc/written; exec /bin/busybox sleep 1000")
 	p.id = strings.TrimSpace(out)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		if found, _ := filepath.Glob(filepath.Join(p.root, map[string]string{"overlay": "overlay/*/diff", "vfs": "vfs/dir/*"}[driver], "etc/written")); len(found) > 0 {
 			return p
@@ -132,7 +132,7 @@ func (p *podman) kill() {
 			return nil
 		})
 		slices.Reverse(dirs)
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for _, dir := range dirs {
 			for err := os.Remove(dir); err != nil; err = os.Remove(dir) {
 				if time.Now().After(deadline) {
