@@ -31,6 +31,7 @@ type Begun struct {
 	seq   uint64 // of its line in the record; 0 where there is none
 	began time.Time
 	safe  chan error // when that line is on disk
+	kept  *keeping
 }
 
 // The kinds of a command's lines in the record.
@@ -77,6 +78,8 @@ func (s Site) Begin(c Command) (*Begun, error) {
 	if denied := s.decide(c, &line); denied != nil {
 		if err := s.record(kindDenied, line); err != nil {
 			s.unrecorded(err)
+		} else {
+			s.keepCopies().end()
 		}
 		return nil, denied
 	}
@@ -92,15 +95,17 @@ func (s Site) Begin(c Command) (*Begun, error) {
 	}
 	b.seq, b.safe = e.Seq, make(chan error, 1)
 	go func() { b.safe <- errors.Join(j.Sync(), j.Close()) }()
+	b.kept = s.keepCopies()
 	return b, nil
 }
 
 // End puts into the record what became of the command, and waits until that it was begun is on disk. Of the outcome a power
-// loss may leave nothing.
+// loss may leave nothing. The copies that are kept are brought up to it.
 func (b *Begun) End(code int) {
 	if b.seq == 0 {
 		return
 	}
+	defer b.kept.end()
 	err := <-b.safe
 	j, openErr := b.site.openJournal()
 	if err = errors.Join(err, openErr); openErr == nil {

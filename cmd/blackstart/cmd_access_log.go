@@ -28,7 +28,7 @@ changed, cut or reordered.
    blackstart access log --kind command-denied --output json | jq .data.command
    blackstart access log checkpoint >point; ssh-keygen -Y sign -n blackstart-audit -f KEY point
    blackstart access log --verify --checkpoint point --signers signers
-   blackstart access log copy /mnt/usb/journal.jsonl --follow`,
+   blackstart access log keep file:/mnt/usb/journal.jsonl`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "verify", Usage: "check all of it, and say only where it ends"},
 			&cli.StringSliceFlag{Name: "checkpoint", Usage: "`FILE` that access log checkpoint wrote: the record must go through it"},
@@ -38,7 +38,7 @@ changed, cut or reordered.
 			&cli.BoolFlag{Name: "follow", Usage: "go on with those that come"},
 			&cli.StringFlag{Name: "output", Value: "text", Usage: "`FORMAT`: text, or json for one object a line"},
 		},
-		Subcommands:     []*cli.Command{logCheckpoint(), logCopy(), logSend(), logPush(), logReceive()},
+		Subcommands:     []*cli.Command{logCheckpoint(), logKeep(), logForget(), logCopies(), logCopy(), logSend(), logPush(), logReceive()},
 		HideHelpCommand: true,
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 1 {

@@ -34,7 +34,7 @@ func logCopy() *cli.Command {
 		Name: "copy", Usage: "bring a second file up to the record", ArgsUsage: "FILE",
 		Description: `What the copy lacks is appended. One that says something else is left as it is, and exit status 5
 says so: one of the two was changed.`,
-		Flags: []cli.Flag{copyingFlag(), outputFlag()},
+		Flags: []cli.Flag{outputFlag()},
 		Action: func(c *cli.Context) error {
 			to, err := one(c, "file")
 			if err != nil {
@@ -44,13 +44,11 @@ says so: one of the two was changed.`,
 			if err != nil {
 				return err
 			}
-			return copying(c, s, func() error {
-				head, err := s.CopyAudit(to)
-				if err != nil {
-					return err
-				}
-				return writeHead(c, head)
-			})
+			head, err := s.CopyAudit(to)
+			if err != nil {
+				return err
+			}
+			return writeHead(c, head)
 		},
 	}
 }
@@ -65,7 +63,6 @@ time, it is --since.
 		Flags: []cli.Flag{
 			&cli.Uint64Flag{Name: "since", Usage: "only entries after number `N`"},
 			&cli.BoolFlag{Name: "tcp", Usage: "over TCP instead of UDP"},
-			copyingFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			to, err := one(c, "IP:PORT or socket")
@@ -85,27 +82,11 @@ time, it is --since.
 			if err != nil {
 				return err
 			}
-			upTo := c.Uint64("since")
-			return copying(c, s, func() error {
-				var err error
-				upTo, err = s.SendAudit(upTo, network, to)
-				fmt.Fprintln(c.App.Writer, upTo)
-				return err
-			})
+			upTo, err := s.SendAudit(c.Uint64("since"), network, to)
+			fmt.Fprintln(c.App.Writer, upTo)
+			return err
 		},
 	}
-}
-
-func copyingFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "follow", Usage: "go on whenever the record grows, and try again what fails"}
-}
-
-// copying makes a copy, once or whenever the record grows.
-func copying(c *cli.Context, s recovery.Site, copy func() error) error {
-	if !c.Bool("follow") {
-		return copy()
-	}
-	return s.Copying(c.Context, copy)
 }
 
 func identityFlag() cli.Flag {
@@ -151,7 +132,7 @@ func logPush() *cli.Command {
 		Flags: []cli.Flag{
 			identityFlag(),
 			&cli.StringFlag{Name: "origin", Usage: "`NAME` or address in the certificate", DefaultText: "this host's name"},
-			copyingFlag(), outputFlag(),
+			outputFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			peer, err := netip.ParseAddrPort(c.Args().First())
@@ -162,15 +143,13 @@ func logPush() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return copying(c, s, func() error {
-				head, err := s.PushAudit(c.Context, peer, c.String("identity"), c.String("origin"))
-				if err != nil {
-					return err
-				}
-				return result(c, peerView{head.Seq, head.Hash}, func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "%s holds %d entries\nsha256 %s\n", peer, head.Seq, head.Hash)
-					return err
-				})
+			head, err := s.PushAudit(c.Context, peer, c.String("identity"), c.String("origin"))
+			if err != nil {
+				return err
+			}
+			return result(c, peerView{head.Seq, head.Hash}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s holds %d entries\nsha256 %s\n", peer, head.Seq, head.Hash)
+				return err
 			})
 		},
 	}

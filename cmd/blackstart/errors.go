@@ -97,6 +97,7 @@ func outcomes() []outcome {
 		{fetch.ErrPeer, exitVerification, "compare the key with the one that was read out to you: --pin, --ca, or #pin= behind the URL"},
 		{recovery.ErrStep, exitFailed, "mend what failed, then: blackstart runbook resume"},
 		{recovery.ErrRunning, exitFailed, "blackstart runbook show says where it stands; --take-over stops it and goes on"},
+		{recovery.ErrNoCopy, exitUsage, "blackstart access log copies lists them"},
 		{recovery.ErrNoRun, exitUsage, "blackstart runbook show --all lists the runs of this host"},
 		{recovery.ErrNotHere, exitUsage, "do this step by hand, and go on with: blackstart runbook run --from"},
 		{recovery.ErrMachine, exitFailed, "put a blackstart for that machine there, and run its steps there with --only"},

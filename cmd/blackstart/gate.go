@@ -62,6 +62,9 @@ func changes() map[string]change {
 		"access request": {},
 		"access approve": {},
 
+		"access log keep":   {verb: "access-log-keep"},
+		"access log forget": {verb: "access-log-forget"},
+
 		"sandbox run":    {verb: "sandbox-run"},
 		"sandbox shell":  {verb: "sandbox-shell"},
 		"sandbox guard":  {verb: "sandbox-guard"},
@@ -74,7 +77,7 @@ func changes() map[string]change {
 	}
 }
 
-// reads are the commands that change nothing, or, as the copies of the record do, only add to what proves something. supervise
+// reads are the commands that change nothing, or only add to what proves something, as the copies of the record do. supervise
 // is started by run, which was asked, and runbook step by a runbook elsewhere: it keeps its own record.
 func reads() []string {
 	return []string{
@@ -83,7 +86,7 @@ func reads() []string {
 		"kit verify", "kit show", "kit diff", "kit audit", "fetch list", "dns query",
 		"certs status", "certs show", "certs check", "certs trust list", "certs trust check",
 		"access check", "access explain", "access test", "access grants", "access import",
-		"access log", "access log checkpoint", "access log copy", "access log send", "access log push", "access log receive",
+		"access log", "access log checkpoint", "access log copies", "access log copy", "access log send", "access log push", "access log receive",
 		"runbook check", "runbook show", "runbook render", "runbook schema", "runbook shipped", "runbook step",
 		"drill steps", "drill score", "drill history", "drill due",
 		"graph check", "graph order", "graph simulate", "graph render", "graph diff", "graph import",
