@@ -100,10 +100,11 @@ func (s Site) Begin(c Command) (*Begun, error) {
 }
 
 // End puts into the record what became of the command, and waits until that it was begun is on disk. Of the outcome a power
-// loss may leave nothing. The copies that are kept are brought up to it.
-func (b *Begun) End(code int) {
+// loss may leave nothing. The copies that are kept are brought up to it. What it returns is where the record is now; its Seq is 0
+// where none is kept.
+func (b *Begun) End(code int) (now journal.Head) {
 	if b.seq == 0 {
-		return
+		return now
 	}
 	defer b.kept.end()
 	err := <-b.safe
@@ -111,11 +112,13 @@ func (b *Begun) End(code int) {
 	if err = errors.Join(err, openErr); openErr == nil {
 		line := outcomeLine{b.seq, code, time.Since(b.began).Round(time.Microsecond).String()}
 		_, jotErr := j.Jot(b.site.nowAfter(j.Head()), kindOutcome, who(), line)
+		now = j.Head()
 		err = errors.Join(err, jotErr, j.Close())
 	}
 	if err != nil {
 		b.site.unrecorded(err)
 	}
+	return now
 }
 
 // unrecorded says loudly that something is missing in the record. Who is not root has none to write to.

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
 
 	"github.com/blackstart-project/blackstart/container"
 	"github.com/blackstart-project/blackstart/recovery"
@@ -133,7 +136,10 @@ func (ch change) gated(name string, do cli.ActionFunc) cli.ActionFunc {
 		}
 		err = do(c)
 		code, _ := exit(err)
-		begun.End(code)
+		if head := begun.End(code); head.Seq > 0 && term.IsTerminal(int(os.Stderr.Fd())) {
+			// Whoever sees or scrolls back to this can tell later that the record was not made anew.
+			logger(c).Info(fmt.Sprintf("recorded up to entry %d, sha256 %.16s", head.Seq, head.Hash))
+		}
 		return err
 	}
 }
