@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,6 +39,24 @@ type readiness struct {
 	Error string `json:"error,omitempty"`
 }
 
+// StepEnv is the variable by which the programs that a runbook's step has begun are found, if it is cut off: they are ended
+// then. What is meant to last does not have it.
+const StepEnv = "BLACKSTART_STEP"
+
+// LastingEnv is this process's environment for a program that is meant to last.
+func LastingEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, StepEnv+"=") })
+}
+
+// superviseCmd is this program, to be started once more as a supervisor in a session of its own.
+func (c *Container) superviseCmd(log *os.File, flags ...string) *exec.Cmd {
+	args := append([]string{"--state", c.host.State, "--data", c.host.Data, "supervise"}, flags...)
+	cmd := exec.Command("/proc/self/exe", append(args, c.name)...)
+	cmd.Args[0], cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "blackstart", "/", LastingEnv(), log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd
+}
+
 // Detach hands the container to a supervisor: this program started once more as
 // `supervise NAME`, in a session of its own so that the operator's connection may
 // drop. It returns when the first process runs.
@@ -52,12 +71,8 @@ func (c *Container) Detach(ctx context.Context) (pid int, err error) {
 		return 0, errors.Join(fmt.Errorf("starting supervisor: %w", err), w.Close())
 	}
 	defer own.Close()
-	cmd := exec.Command("/proc/self/exe", "--state", c.host.State, "--data", c.host.Data, "supervise", c.name)
-	cmd.Args[0] = "blackstart"
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = own, own
+	cmd := c.superviseCmd(own)
 	cmd.ExtraFiles = []*os.File{w, c.lock}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	w.Close()
 	if err != nil {

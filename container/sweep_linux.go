@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 )
 
@@ -116,11 +114,7 @@ func (c *Container) readopt(ctx context.Context) error {
 		return err
 	}
 	defer own.Close()
-	cmd := exec.Command("/proc/self/exe", "--state", c.host.State, "--data", c.host.Data, "supervise", "--adopt", c.name)
-	cmd.Args[0] = "blackstart"
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = own, own
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd := c.superviseCmd(own, "--adopt")
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting supervisor: %w", err)
 	}

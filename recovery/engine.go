@@ -72,6 +72,7 @@ type Ground interface {
 type RunbookOptions struct {
 	Bound     *runbooks.Bound
 	Digest    string // of the runbook's file
+	Run       string // its id, by which a step's programs are known; may be ""
 	Select    runbooks.Selection
 	Ground    Ground
 	Confirm   func(ctx context.Context, question string) (bool, error) // nil: every question is answered with yes

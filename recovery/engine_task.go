@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -241,7 +242,11 @@ func (w *taskRun) shell(ctx context.Context, script string, env []string, dir st
 			}
 		}
 	})
-	code, err := w.ground.Shell(ctx, script, append(append([]string{}, w.t.Env...), env...), dir, out)
+	env = slices.Concat(w.t.Env, env)
+	if w.e.o.Run != "" {
+		env = append(env, stepMark(w.e.o.Run, w.t.ID))
+	}
+	code, err := w.ground.Shell(ctx, script, env, dir, out)
 	close(done)
 	wg.Wait()
 	return code, err

@@ -51,7 +51,7 @@ func (g hostGround) Shell(ctx context.Context, script string, env []string, dir 
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		return 0, context.Cause(ctx)
+		return 0, errors.Join(context.Cause(ctx), g.endStep(context.WithoutCancel(ctx), env))
 	case errors.As(err, &exit):
 		return exit.ExitCode(), nil
 	case errors.Is(err, exec.ErrWaitDelay):

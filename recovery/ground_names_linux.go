@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/blackstart-project/blackstart/container"
 	"github.com/blackstart-project/blackstart/recovery/names"
 	"github.com/blackstart-project/blackstart/runbooks"
 )
@@ -154,7 +155,7 @@ func (g hostGround) startNameServer(ctx context.Context, lock *os.File, args []s
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Args[0], cmd.Dir, cmd.Stdout, cmd.Stderr = "blackstart", "/", ready, log
+	cmd.Args[0], cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "blackstart", "/", container.LastingEnv(), ready, log
 	cmd.ExtraFiles = []*os.File{lock} // which goes with the process
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = errors.Join(cmd.Start(), ready.Close())

@@ -116,13 +116,18 @@ func (s Site) ResumeRun(ctx context.Context, id string, in RunInputs) (Run, erro
 }
 
 // takeRun reads a run that was begun, binds its runbook again and takes charge of its
-// service's runs, until unlock.
+// service's runs, until unlock. What is left of steps that were cut off is ended.
 func (s Site) takeRun(ctx context.Context, id string, in RunInputs) (b began, bound *runbooks.Bound, unlock func(), err error) {
 	if b, _, err = s.readRun(id); err == nil {
 		bound, err = s.bindAgain(id, &b, in)
 	}
 	if err == nil {
 		unlock, err = s.lockRuns(ctx, b.Service, in.TakeOver)
+	}
+	if err == nil {
+		if err = s.endCutOff(ctx, id); err != nil {
+			unlock()
+		}
 	}
 	return b, bound, unlock, err
 }
@@ -171,7 +176,7 @@ func (s Site) goOn(ctx context.Context, id string, b began, bound *runbooks.Boun
 	hosts := s.fleet(b.Hosts, in.Pins)
 	defer hosts.Close()
 	_, err = RunPlan(ctx, RunbookOptions{
-		Bound: bound, Digest: b.Digest, Select: b.Select, Ground: hostGround{s, hosts}, Confirm: in.Confirm, Tell: in.Tell, Journal: write, Done: done,
+		Bound: bound, Digest: b.Digest, Run: id, Select: b.Select, Ground: hostGround{s, hosts}, Confirm: in.Confirm, Tell: in.Tell, Journal: write, Done: done,
 		Output: func(t runbooks.Task) (io.WriteCloser, error) { return newOutput(dir, t) },
 	})
 	if werr := write("end", nil); err == nil {
