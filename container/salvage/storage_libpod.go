@@ -4,15 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// libpodState is where Podman keeps what a container's spec has no field for
-// (libpod/boltdb_state.go). Podman 4.8 and later may have libpodSQL in its place.
+// Where Podman keeps what a container's spec has no field for: in a BoltDB
+// (libpod/boltdb_state.go), or from 4.8 on in a SQLite database
+// (libpod/sqlite_state.go), whose table ContainerConfig has a row for each
+// container. What a container's record holds is the same in both.
 const (
 	libpodState = "libpod/bolt_state.db"
 	libpodSQL   = "db.sql"
@@ -28,14 +29,23 @@ type libpodConfig struct {
 
 // libpod reads what Podman says of the containers that there are. A database that
 // is not there is CRI-O's way, or of a Podman that was never used.
+//
+// Where both are there, Podman up to 5 uses the BoltDB (getDBState in
+// libpod/runtime.go), unless it is configured otherwise, and Podman 6 only SQLite,
+// a migrated BoltDB being renamed. 5.8.0 could leave containers in both. So the
+// BoltDB goes before, and what it does not have of a container is looked for in
+// the other: an id is never given twice.
 func (l *storageLoader) libpod(ctx context.Context) {
 	l.store.libpod = map[string]libpodConfig{}
+	l.libpodBolt(ctx)
+	if len(l.store.libpod) < len(l.store.containers) {
+		l.libpodSQLite(ctx)
+	}
+}
+
+func (l *storageLoader) libpodBolt(ctx context.Context) {
 	db, err := openBolt(ctx, l.store.path, libpodState)
 	if errors.Is(err, fs.ErrNotExist) {
-		if f, _, err := openBeneath(l.store.path, libpodSQL); err == nil {
-			_ = f.Close()
-			l.problem(libpodSQL, fmt.Errorf("restart policies and health checks of this Podman are not read: %w", ErrIncomplete))
-		}
 		return
 	}
 	if err != nil {
@@ -44,20 +54,48 @@ func (l *storageLoader) libpod(ctx context.Context) {
 	}
 	defer db.Close()
 	for id := range l.store.containers {
-		raw := db.root.bucket("ctr", id).get("config")
-		if raw == nil {
-			continue // CRI-O's
+		if raw := db.root.bucket("ctr", id).get("config"); raw != nil { // else CRI-O's
+			l.libpodConfig(libpodState, id, raw)
 		}
-		var c libpodConfig
-		if err := json.Unmarshal(raw, &c); err != nil {
-			l.problem("container "+id+" in "+libpodState, err)
-			continue
-		}
-		l.store.libpod[id] = c
 	}
 	if len(db.damage) > 0 {
 		l.problem(libpodState, errors.Join(db.damage...))
 	}
+}
+
+func (l *storageLoader) libpodSQLite(ctx context.Context) {
+	db, err := openSQLite(ctx, l.store.path, libpodSQL)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		l.problem(libpodSQL, err)
+		return
+	}
+	defer db.Close()
+	for row := range db.rows("ContainerConfig", "ID", "JSON") {
+		if ctx.Err() != nil {
+			return
+		}
+		id := string(row[0])
+		_, wanted := l.store.containers[id]
+		if _, known := l.store.libpod[id]; wanted && !known {
+			l.libpodConfig(libpodSQL, id, row[1])
+		}
+	}
+	if len(db.damage) > 0 {
+		l.problem(libpodSQL, errors.Join(db.damage...))
+	}
+}
+
+// libpodConfig decodes a container's record in a database.
+func (l *storageLoader) libpodConfig(db, id string, raw []byte) {
+	var c libpodConfig
+	if err := json.Unmarshal(raw, &c); err != nil {
+		l.problem("container "+id+" in "+db, err)
+		return
+	}
+	l.store.libpod[id] = c
 }
 
 // annotate adds to a spec what it has no field for.

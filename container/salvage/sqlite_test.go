@@ -1,0 +1,212 @@
+package salvage
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// makeSQLite writes databases with the real library and returns their directory.
+func makeSQLite(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if out, err := exec.Command("python3", "testdata/databases.py", dir).CombinedOutput(); err != nil {
+		t.Fatalf("databases.py: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// readSQLite returns the containers in a database, with the digests of what it
+// has of them, and the damage.
+func readSQLite(t testing.TB, dir string) (map[string]string, []error, error) {
+	t.Helper()
+	db, err := openSQLite(context.Background(), dir, "db.sql")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer db.Close()
+	got := map[string]string{}
+	for row := range db.rows("ContainerConfig", "ID", "JSON") {
+		got[string(row[0])] = digest.FromBytes(row[1]).Encoded()
+	}
+	return got, db.damage, nil
+}
+
+// TestSQLiteReadsWhatTheLibraryReads compares with SQLite's own reading of
+// databases that it wrote, some of them while it was killed, some damaged since.
+func TestSQLiteReadsWhatTheLibraryReads(t *testing.T) {
+	dir := makeSQLite(t)
+	before := fingerprint(t, dir)
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil || len(files) < 80 {
+		t.Fatalf("%d databases, %v; want 80", len(files), err)
+	}
+	refused := 0
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".json")
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want map[string]string
+		if err := json.Unmarshal(raw, &want); err != nil {
+			t.Fatal(err)
+		}
+		got, damage, err := readSQLite(t, filepath.Join(dir, name))
+		if want == nil { // SQLite refuses it
+			refused++
+			if err == nil && len(damage) == 0 {
+				t.Errorf("%s: read without a word of damage", name)
+			}
+			continue
+		}
+		all := len(want)
+		if len(damage) > 0 { // SQLite gives a page to two rows, here the second is lost
+			maps.DeleteFunc(want, func(id, _ string) bool { return got[id] == "" })
+		}
+		if err != nil || all-len(got) > 2 || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %d containers, damage %v, %v; want the %d that SQLite reads", name, len(got), damage, err, all)
+		}
+		if len(damage) > 0 && !strings.Contains(name, "-cut-") && !strings.Contains(name, "-flip-") {
+			t.Errorf("%s: damage %v; want none", name, damage)
+		}
+	}
+	t.Logf("%d databases, %d of them refused by SQLite", len(files), refused)
+	if _, _, err := readSQLite(t, filepath.Join(dir, "utf-16")); err == nil || !strings.Contains(err.Error(), "UTF-8") {
+		t.Errorf("UTF-16: %v; want it refused", err)
+	}
+	t.Run("journals are needed", func(t *testing.T) { checkSQLiteJournals(t, dir) })
+	t.Run("damaged", func(t *testing.T) { checkSQLiteDamaged(t, dir) })
+	if after := fingerprint(t, dir); !reflect.DeepEqual(after, before) {
+		t.Error("a database changed while it was read")
+	}
+}
+
+// checkSQLiteJournals reads databases without what is beside them: what comes
+// then must be wrong, or the comparison above says nothing.
+func checkSQLiteJournals(t *testing.T, dir string) {
+	for _, name := range []string{"journal", "journal-512", "journal-65536", "journal-off", "journal-several", "wal", "wal-512", "wal-65536", "wal-restarted"} {
+		alone := t.TempDir()
+		data, err := os.ReadFile(filepath.Join(dir, name, "db.sql"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(alone, "db.sql"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		with, _, _ := readSQLite(t, filepath.Join(dir, name))
+		if without, damage, err := readSQLite(t, alone); err == nil && len(damage) == 0 && reflect.DeepEqual(with, without) {
+			t.Errorf("%s: the same without its journal", name)
+		}
+	}
+}
+
+// checkSQLiteDamaged cuts a database and changes bytes of it. What is left is
+// read, and no row that is wrong without a word, but for a byte within a text.
+func checkSQLiteDamaged(t *testing.T, dir string) {
+	for _, name := range []string{"default", "page-512"} {
+		data, err := os.ReadFile(filepath.Join(dir, name, "db.sql"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sound, _, err := readSQLite(t, filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same each time
+		some := 0
+		for i := range 30 {
+			changed := slices.Clone(data)
+			what := "bytes changed"
+			if i < 10 {
+				changed = changed[:random.IntN(len(changed))]
+				what = fmt.Sprintf("cut to %d bytes", len(changed))
+			} else {
+				for range 1 << (i % 10) {
+					changed[random.IntN(len(changed))] ^= 1 << random.IntN(8)
+				}
+			}
+			alone := t.TempDir()
+			if err := os.WriteFile(filepath.Join(alone, "db.sql"), changed, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got, damage, err := readSQLite(t, alone)
+			if err == nil && len(got) < len(sound) && len(damage) == 0 {
+				t.Errorf("%s, %s: %d containers of %d without a word", name, what, len(got), len(sound))
+			}
+			if len(got) > 0 && len(got) < len(sound) {
+				some++
+			}
+		}
+		if some == 0 {
+			t.Errorf("%s: all or nothing was read each time; want what is left", name)
+		}
+	}
+}
+
+func TestSQLiteColumns(t *testing.T) {
+	for statement, want := range map[string][]string{
+		"CREATE TABLE t(a, b)": {"a", "b"},
+		"CREATE TABLE \"t(x\" (\n\tId TEXT PRIMARY KEY NOT NULL,\n\tJson TEXT CHECK (x IN (1,2)),\n\tFOREIGN KEY (Id) REFERENCES o(Id))": {"Id", "Json"},
+		"CREATE TABLE t(-- a, (\n[b c] INT, /* d, */ `e``f` DECIMAL(3, 4), 'g', \"primary\" INT, CONSTRAINT x UNIQUE (a))":                {"b c", "e`f", "g", "primary"},
+		"CREATE TABLE t(größe, _x$1 INT) STRICT": {"größe", "_x$1"},
+		"CREATE TABLE t(a, \"b":                  {"a", "b"},
+		"":                                       nil,
+	} {
+		if got := sqliteColumns(statement); !slices.Equal(got, want) {
+			t.Errorf("sqliteColumns(%q) = %q; want %q", statement, got, want)
+		}
+	}
+}
+
+func FuzzSQLite(f *testing.F) {
+	dir := f.TempDir()
+	script := `import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1] + "/db.sql", isolation_level=None)
+for line in sys.argv[2:]: db.execute(line)
+os.kill(os.getpid(), 9)`
+	for i, lines := range [][]string{
+		{"PRAGMA cache_size=1", "BEGIN", "UPDATE ContainerConfig SET JSON = hex(zeroblob(2000))"},
+		{"PRAGMA journal_mode=WAL", "INSERT INTO ContainerConfig VALUES ('b', 'b', NULL, '{}')"},
+	} {
+		at := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.Mkdir(at, 0o700); err != nil {
+			f.Fatal(err)
+		}
+		_ = exec.Command("python3", slices.Concat([]string{"-c", script, at, "PRAGMA page_size=512",
+			"CREATE TABLE ContainerConfig(ID TEXT PRIMARY KEY NOT NULL, Name TEXT, PodID TEXT, JSON TEXT NOT NULL)",
+			"INSERT INTO ContainerConfig VALUES ('a', 'a', NULL, hex(zeroblob(1000)))"}, lines)...).Run() // it ends by a signal
+		var seed [3][]byte
+		for n, suffix := range []string{"", "-journal", "-wal"} {
+			seed[n], _ = os.ReadFile(filepath.Join(at, "db.sql"+suffix)) // where it is there
+		}
+		if len(seed[0]) == 0 || len(seed[1+i]) == 0 {
+			f.Fatalf("seed %d has files of %d, %d and %d bytes", i, len(seed[0]), len(seed[1]), len(seed[2]))
+		}
+		f.Add(seed[0], seed[1], seed[2])
+		f.Add(seed[0], []byte(nil), []byte(nil))
+	}
+	f.Fuzz(func(t *testing.T, data, journal, wal []byte) {
+		at := t.TempDir()
+		for suffix, content := range map[string][]byte{"": data, "-journal": journal, "-wal": wal} {
+			if err := os.WriteFile(filepath.Join(at, "db.sql"+suffix), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, damage, _ := readSQLite(t, at)
+		if len(damage) > sqliteDamages {
+			t.Errorf("%d pieces of damage; want %d at most", len(damage), sqliteDamages)
+		}
+	})
+}
