@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -152,6 +153,59 @@ func checkSQLiteDamaged(t *testing.T, dir string) {
 		if some == 0 {
 			t.Errorf("%s: all or nothing was read each time; want what is left", name)
 		}
+	}
+}
+
+// TestSQLiteWhileWritten copies a database that a process writes to as fast as it
+// can: every copy without damage is of one transaction, whole.
+func TestSQLiteWhileWritten(t *testing.T) {
+	for _, mode := range []string{"DELETE", "WAL"} {
+		dir := t.TempDir()
+		cmd := exec.Command("python3", "-c", `import itertools, sqlite3, sys
+db = sqlite3.connect(sys.argv[1] + "/db.sql", isolation_level=None)
+db.execute("PRAGMA synchronous=OFF")
+db.execute("PRAGMA journal_mode=" + sys.argv[2])
+db.execute("PRAGMA cache_size=5")
+db.execute("CREATE TABLE ContainerConfig(ID TEXT PRIMARY KEY, JSON TEXT)")
+for i in range(40): db.execute("INSERT INTO ContainerConfig VALUES (?, '')", (str(i),))
+for n in itertools.count(10**8):
+    db.execute("UPDATE ContainerConfig SET JSON = ?", (str(n) * 500,))
+    if n == 10**8: print("ready", flush=True)
+`, dir, mode)
+		ready, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		kill := sync.OnceFunc(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+		t.Cleanup(kill)
+		if _, err := ready.Read(make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+		whole := 0
+		for i := range 20 {
+			if i == 19 {
+				kill() // the last is of a dead writer
+			}
+			got, damage, err := readSQLite(t, dir)
+			if err != nil || len(damage) > 0 {
+				continue
+			}
+			whole++
+			records := map[string]bool{}
+			for _, record := range got {
+				records[record] = true
+			}
+			if len(got) != 40 || len(records) != 1 {
+				t.Errorf("%s: a copy without damage has %d containers of %d transactions; want 40 of one", mode, len(got), len(records))
+			}
+		}
+		if whole == 0 {
+			t.Errorf("%s: no copy of 20 was whole", mode)
+		}
+		t.Logf("%s: %d of 20 copies were whole", mode, whole)
 	}
 }
 

@@ -68,7 +68,8 @@ func startPodman(t *testing.T, driver string) *podman {
 	}
 	out := p.run("run", "-d", "--net=host", "--name", "web", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000",
 		"--cgroup-parent", "/"+p.cgroup(), "--memory", "64m", "--env", "COLOUR=blue", "--user", "0:1000",
-		"--volume", filepath.Join(dir, "bind")+":/bind", "--volume", "data:/data", testImage,
+		"--volume", filepath.Join(dir, "bind")+":/bind", "--volume", "data:/data",
+		"--restart", "on-failure:3", "--health-cmd", "test -e /etc/written", "--health-interval", "disable", testImage,
 		"/bin/busybox", "sh", "-c", "echo written >/etc/written; exec /bin/busybox sleep 1000")
 	p.id = strings.TrimSpace(out)
 	deadline := time.Now().Add(time.Minute)
@@ -185,6 +186,7 @@ func TestStoragePodmanDead(t *testing.T) {
 	t.Run("damaged", func(t *testing.T) { checkStorageDamaged(t, p, said[0]) })
 	t.Run("foreign", func(t *testing.T) { checkStorageForeign(t, p) })
 	t.Run("unstarted", func(t *testing.T) { checkStorageUnstarted(t, p) })
+	t.Run("sqlite", func(t *testing.T) { checkStorageSQLite(t, p) })
 	t.Run("cri-o", func(t *testing.T) { checkStorageCRIO(t, p) })
 	if after := fingerprint(t, p.root); !reflect.DeepEqual(after, before) {
 		t.Errorf("the store changed while it was read: %d files before, %d after", len(before), len(after))

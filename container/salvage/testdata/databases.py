@@ -114,7 +114,7 @@ assert size("persist", "db.sql-journal") > 0
 UPDATE = "UPDATE ContainerConfig SET JSON = replace(JSON, 'on-failure', 'always') || ' '"
 
 
-def journalled(name, *pragmas, mode="FULL", count=60, big=3000, sql=(UPDATE,)):
+def journalled(name, *pragmas, mode="FULL", cache=10, count=60, big=3000, sql=(UPDATE,)):
     db = connect(name, "synchronous=OFF", *pragmas)
     db.executescript(SCHEMA)
     add(db, range(count), big)
@@ -122,7 +122,7 @@ def journalled(name, *pragmas, mode="FULL", count=60, big=3000, sql=(UPDATE,)):
     before = content(name)
 
     def work():
-        db = connect(name, "synchronous=" + mode, "cache_size=1", "cache_spill=1")
+        db = connect(name, "synchronous=" + mode, f"cache_size={cache}", "cache_spill=1")
         db.execute("BEGIN EXCLUSIVE")
         for statement in sql:
             db.execute(statement)
@@ -155,10 +155,10 @@ def logged(name, *pragmas, checkpoint=False):
 
 GROW = ["WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300) INSERT INTO ContainerState SELECT 'x' || i, 1, 1, hex(zeroblob(3000)) FROM n"]
 DELETE = ["DELETE FROM ContainerConfig WHERE Name LIKE '%3%'"]
-journalled("journal")
+journalled("journal", cache=1, count=20)
 journalled("journal-512", "page_size=512")
-journalled("journal-65536", "page_size=65536", count=150)
-journalled("journal-off", mode="OFF")
+journalled("journal-65536", "page_size=65536", cache=1, count=150)
+journalled("journal-off", mode="OFF", cache=1)
 journalled("journal-grown", sql=GROW)
 journalled("journal-several", "auto_vacuum=FULL", sql=DELETE + [UPDATE] + GROW)
 logged("wal")
