@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 )
 
 // This file and its sqlite_ neighbours read SQLite 3 databases (Podman's state)
@@ -30,7 +29,7 @@ var errSQLite = errors.New("not a SQLite 3 database")
 
 // sqliteDB is a private copy of a SQLite database as of its last commit.
 type sqliteDB struct {
-	files    sqliteFiles
+	copies   sqliteCopies
 	pageSize int64
 	usable   int    // bytes of a page that hold content
 	pages    uint32 // how many the database has
@@ -43,7 +42,7 @@ type sqliteDB struct {
 
 // sqlitePlace is where a page begins.
 type sqlitePlace struct {
-	file *os.File
+	file io.ReaderAt
 	at   int64
 }
 
@@ -51,22 +50,52 @@ type sqlitePlace struct {
 // memory, the transaction that was under way. The error is for a file that cannot
 // be read at all; damage within it shows in db.damage as rows are read.
 func openSQLite(ctx context.Context, root, name string) (*sqliteDB, error) {
-	files, err := copySQLite(ctx, root, name)
+	copies, err := copySQLite(ctx, root, name)
 	if err != nil && !errors.Is(err, errUnsettled) {
 		return nil, err
 	}
-	db := &sqliteDB{files: files, moved: map[uint32]sqlitePlace{}}
+	db, openErr := newSQLite(ctx, copies)
+	if openErr != nil {
+		return nil, errors.Join(openErr, copies.Close())
+	}
 	if err != nil {
 		db.broken(err)
-	}
-	if err := db.recover(ctx); err != nil {
-		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
 }
 
+// newSQLite reads the journals and the header of copies, which it then owns. It
+// takes the journals in SQLite's own order.
+func newSQLite(ctx context.Context, copies sqliteCopies) (*sqliteDB, error) {
+	db := &sqliteDB{copies: copies, moved: map[uint32]sqlitePlace{}}
+	var head [sqliteHeader]byte
+	if _, err := copies.db.ReadAt(head[:], 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	db.pageSize = sqliteHeadSize(head[:])
+	undone, err := db.rollBack(ctx)
+	if err != nil {
+		return nil, err
+	}
+	size := copies.db.Size()
+	if !undone && sqlitePageSize(db.pageSize) {
+		db.pages = uint32(size / db.pageSize) //nolint:gosec // of at most maxDatabase
+	}
+	if err := db.overlay(ctx, undone); err != nil {
+		return nil, err
+	}
+	if size == 0 {
+		err := errors.New("database has 0 bytes, as after a power loss")
+		if len(db.moved) == 0 {
+			return nil, err
+		}
+		db.broken(err)
+	}
+	return db, db.header()
+}
+
 // Close frees the copies.
-func (db *sqliteDB) Close() error { return db.files.Close() }
+func (db *sqliteDB) Close() error { return db.copies.Close() }
 
 // broken notes damage.
 func (db *sqliteDB) broken(err error) {
@@ -77,38 +106,6 @@ func (db *sqliteDB) broken(err error) {
 	default:
 		db.damage = append(db.damage, err)
 	}
-}
-
-// recover finds the pages of the last commit and reads the header among them. The
-// order is SQLite's own.
-func (db *sqliteDB) recover(ctx context.Context) error {
-	info, err := db.files.db.Stat()
-	if err != nil {
-		return err
-	}
-	var head [sqliteHeader]byte
-	if _, err := db.files.db.ReadAt(head[:], 0); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	db.pageSize = sqliteHeadSize(head[:])
-	undone, err := db.rollBack(ctx)
-	if err != nil {
-		return err
-	}
-	if !undone && sqlitePageSize(db.pageSize) {
-		db.pages = uint32(min(info.Size()/db.pageSize, maxDatabase)) //nolint:gosec // bounded
-	}
-	if err := db.overlay(ctx, undone); err != nil {
-		return err
-	}
-	if info.Size() == 0 {
-		err := errors.New("database has 0 bytes, as after a power loss")
-		if len(db.moved) == 0 {
-			return err
-		}
-		db.broken(err)
-	}
-	return db.header()
 }
 
 // header checks page 1.
@@ -168,7 +165,7 @@ func (db *sqliteDB) rawPage(id uint32) ([]byte, error) {
 	}
 	place, moved := db.moved[id]
 	if !moved {
-		place = sqlitePlace{db.files.db, int64(id-1) * db.pageSize}
+		place = sqlitePlace{db.copies.db, int64(id-1) * db.pageSize}
 	}
 	raw := make([]byte, db.pageSize)
 	if _, err := place.file.ReadAt(raw, place.at); err != nil {

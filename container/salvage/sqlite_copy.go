@@ -4,21 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 )
 
-// sqliteFiles are private copies of a database and of what SQLite keeps beside
+// sqliteCopies are private copies of a database and of what SQLite keeps beside
 // it. The latter two are nil where they are not there.
-type sqliteFiles struct{ db, journal, wal *os.File }
+type sqliteCopies struct {
+	db, journal, wal *io.SectionReader
+	files            []*os.File // that have them
+}
 
 // Close frees the copies.
-func (f sqliteFiles) Close() error {
+func (c sqliteCopies) Close() error {
 	var errs []error
-	for _, file := range []*os.File{f.db, f.journal, f.wal} {
-		if file != nil {
-			errs = append(errs, file.Close())
-		}
+	for _, file := range c.files {
+		errs = append(errs, file.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -26,38 +28,38 @@ func (f sqliteFiles) Close() error {
 // copySQLite copies a database below root with its journals as [copyDB] does,
 // all of one moment: none of the files may change until the last is copied. With
 // [errUnsettled] the copies are returned too.
-func copySQLite(ctx context.Context, root, name string) (sqliteFiles, error) {
+func copySQLite(ctx context.Context, root, name string) (sqliteCopies, error) {
 	names := [3]string{name, name + "-journal", name + "-wal"}
 	for try := 1; ; try++ {
 		before, err := statAll(root, names)
 		if err != nil {
-			return sqliteFiles{}, err
+			return sqliteCopies{}, err
 		}
-		files, err := copyAll(ctx, root, names)
+		copies, err := copyAll(ctx, root, names)
 		if err != nil && !errors.Is(err, errUnsettled) {
-			return sqliteFiles{}, errors.Join(err, files.Close())
+			return sqliteCopies{}, errors.Join(err, copies.Close())
 		}
 		after, statErr := statAll(root, names)
 		if statErr != nil {
-			return sqliteFiles{}, errors.Join(statErr, files.Close())
+			return sqliteCopies{}, errors.Join(statErr, copies.Close())
 		}
 		if err == nil && !sameFiles(before, after) {
 			err = fmt.Errorf("copying %s: %w", name, errUnsettled)
 		}
 		if err == nil || try == copyTries {
-			return files, err
+			return copies, err
 		}
-		if err := files.Close(); err != nil {
-			return sqliteFiles{}, err
+		if err := copies.Close(); err != nil {
+			return sqliteCopies{}, err
 		}
 	}
 }
 
 // copyAll copies what there is of a database's files.
-func copyAll(ctx context.Context, root string, names [3]string) (sqliteFiles, error) {
-	var files sqliteFiles
+func copyAll(ctx context.Context, root string, names [3]string) (sqliteCopies, error) {
+	var copies sqliteCopies
 	var unsettled error
-	for i, into := range []**os.File{&files.db, &files.journal, &files.wal} {
+	for i, into := range []**io.SectionReader{&copies.db, &copies.journal, &copies.wal} {
 		file, err := copyDB(ctx, root, names[i])
 		switch {
 		case i > 0 && errors.Is(err, fs.ErrNotExist):
@@ -65,11 +67,16 @@ func copyAll(ctx context.Context, root string, names [3]string) (sqliteFiles, er
 		case errors.Is(err, errUnsettled):
 			unsettled = err
 		case err != nil:
-			return files, err
+			return copies, err
 		}
-		*into = file
+		copies.files = append(copies.files, file)
+		info, err := file.Stat()
+		if err != nil {
+			return copies, err
+		}
+		*into = io.NewSectionReader(file, 0, info.Size())
 	}
-	return files, unsettled
+	return copies, unsettled
 }
 
 // statAll describes files below root, nil where there is none.

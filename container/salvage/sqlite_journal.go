@@ -34,20 +34,16 @@ type sqliteJournal struct {
 // transaction was committed. One over several attached databases, which Podman
 // never has, is undone as if it were alone.
 func (db *sqliteDB) rollBack(ctx context.Context) (bool, error) {
-	if db.files.journal == nil {
+	if db.copies.journal == nil {
 		return false, nil
 	}
-	info, err := db.files.journal.Stat()
-	if err != nil {
-		return false, err
-	}
-	j := sqliteJournal{db: db, size: info.Size()}
+	j := sqliteJournal{db: db, size: db.copies.journal.Size()}
 	for at := int64(0); at+max(j.sector, sqliteJournalHeader) <= j.size; {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
 		var head [sqliteJournalHeader]byte
-		if _, err := db.files.journal.ReadAt(head[:], at); err != nil {
+		if _, err := db.copies.journal.ReadAt(head[:], at); err != nil {
 			return false, fmt.Errorf("rollback journal: %w", err)
 		}
 		if string(head[:len(sqliteJournalMagic)]) != sqliteJournalMagic {
@@ -59,12 +55,12 @@ func (db *sqliteDB) rollBack(ctx context.Context) (bool, error) {
 		if at == 0 && !j.begin(head[:]) {
 			break
 		}
-		at, err = j.segment(ctx, head[:], at+j.sector)
+		end, err := j.segment(ctx, head[:], at+j.sector)
 		if err != nil {
 			db.broken(fmt.Errorf("rollback journal: %w: what comes after it is not undone", err))
 			break
 		}
-		at = (at + j.sector - 1) / j.sector * j.sector
+		at = (end + j.sector - 1) / j.sector * j.sector
 	}
 	return j.sector > 0, ctx.Err()
 }
@@ -95,7 +91,7 @@ func (j *sqliteJournal) segment(ctx context.Context, head []byte, at int64) (int
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		if _, err := j.db.files.journal.ReadAt(record, at); errors.Is(err, io.EOF) {
+		if _, err := j.db.copies.journal.ReadAt(record, at); errors.Is(err, io.EOF) {
 			return 0, fmt.Errorf("ends at record %d of %d", i, count)
 		} else if err != nil {
 			return 0, err
@@ -105,7 +101,7 @@ func (j *sqliteJournal) segment(ctx context.Context, head []byte, at int64) (int
 			return 0, fmt.Errorf("record %d of %d is damaged", i, count)
 		}
 		if id <= j.db.pages {
-			j.db.moved[id] = sqlitePlace{j.db.files.journal, at + 4}
+			j.db.moved[id] = sqlitePlace{j.db.copies.journal, at + 4}
 		}
 		at += int64(len(record))
 	}

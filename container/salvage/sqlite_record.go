@@ -1,7 +1,6 @@
 package salvage
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 )
@@ -70,19 +69,15 @@ func (r sqliteRecord) text(column int) []byte {
 	return r[column].raw
 }
 
-// number is a column's integer, 0 if it is something else or not there.
-func (r sqliteRecord) number(column int) int64 {
-	if column >= len(r) || r[column].kind > 9 || r[column].kind == 7 {
+// page is a column's integer as a page number, 0 if it is something else or not
+// there.
+func (r sqliteRecord) page(column int) uint32 {
+	if column >= len(r) || r[column].kind > 4 {
 		return 0
 	}
-	value := r[column]
-	if value.kind == 9 {
-		return 1
+	var id uint32
+	for _, b := range r[column].raw {
+		id = id<<8 | uint32(b)
 	}
-	var whole [8]byte
-	if len(value.raw) > 0 && value.raw[0] >= 0x80 {
-		whole = [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-	}
-	copy(whole[8-len(value.raw):], value.raw)
-	return int64(binary.BigEndian.Uint64(whole[:])) //nolint:gosec // two's complement
+	return id
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math"
 	"slices"
 	"strings"
 )
@@ -40,16 +39,16 @@ func (db *sqliteDB) rows(table string, columns ...string) iter.Seq[[][]byte] {
 
 // table finds a table's root page and where its rows have columns.
 func (db *sqliteDB) table(name string, columns []string) (uint32, []int, error) {
-	var root int64
+	var root uint32
 	var statement string
 	db.walk(1, func(r sqliteRecord) bool {
 		if string(r.text(sqliteSchemaType)) != "table" || !strings.EqualFold(string(r.text(sqliteSchemaName)), name) {
 			return true
 		}
-		root, statement = r.number(sqliteSchemaRoot), string(r.text(sqliteSchemaSQL))
+		root, statement = r.page(sqliteSchemaRoot), string(r.text(sqliteSchemaSQL))
 		return false
 	})
-	if root < 2 || root > math.MaxUint32 {
+	if root == 0 {
 		return 0, nil, fmt.Errorf("table %s: %w", name, errors.Join(ErrIncomplete, errors.New("not in the schema")))
 	}
 	there := sqliteColumns(statement)
@@ -61,7 +60,7 @@ func (db *sqliteDB) table(name string, columns []string) (uint32, []int, error) 
 		}
 		places = append(places, place)
 	}
-	return uint32(root), places, nil
+	return root, places, nil
 }
 
 // sqliteColumns returns the names of the columns in a CREATE TABLE statement, in

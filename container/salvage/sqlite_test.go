@@ -1,9 +1,12 @@
 package salvage
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -37,11 +40,15 @@ func readSQLite(t testing.TB, dir string) (map[string]string, []error, error) {
 		return nil, nil, err
 	}
 	defer db.Close()
+	return rowsOf(db), db.damage, nil
+}
+
+func rowsOf(db *sqliteDB) map[string]string {
 	got := map[string]string{}
 	for row := range db.rows("ContainerConfig", "ID", "JSON") {
 		got[string(row[0])] = digest.FromBytes(row[1]).Encoded()
 	}
-	return got, db.damage, nil
+	return got
 }
 
 // TestSQLiteReadsWhatTheLibraryReads compares with SQLite's own reading of
@@ -89,6 +96,7 @@ func TestSQLiteReadsWhatTheLibraryReads(t *testing.T) {
 	}
 	t.Run("journals are needed", func(t *testing.T) { checkSQLiteJournals(t, dir) })
 	t.Run("damaged", func(t *testing.T) { checkSQLiteDamaged(t, dir) })
+	t.Run("loop", func(t *testing.T) { checkSQLiteLoop(t, dir) })
 	if after := fingerprint(t, dir); !reflect.DeepEqual(after, before) {
 		t.Error("a database changed while it was read")
 	}
@@ -138,12 +146,12 @@ func checkSQLiteDamaged(t *testing.T, dir string) {
 					changed[random.IntN(len(changed))] ^= 1 << random.IntN(8)
 				}
 			}
-			alone := t.TempDir()
-			if err := os.WriteFile(filepath.Join(alone, "db.sql"), changed, 0o600); err != nil {
-				t.Fatal(err)
+			db, err := newSQLite(context.Background(), sqliteCopies{db: section(changed)})
+			if err != nil {
+				continue
 			}
-			got, damage, err := readSQLite(t, alone)
-			if err == nil && len(got) < len(sound) && len(damage) == 0 {
+			got := rowsOf(db)
+			if len(got) < len(sound) && len(db.damage) == 0 {
 				t.Errorf("%s, %s: %d containers of %d without a word", name, what, len(got), len(sound))
 			}
 			if len(got) > 0 && len(got) < len(sound) {
@@ -153,6 +161,58 @@ func checkSQLiteDamaged(t *testing.T, dir string) {
 		if some == 0 {
 			t.Errorf("%s: all or nothing was read each time; want what is left", name)
 		}
+	}
+}
+
+// checkSQLiteLoop has interior pages that are their own children, and then each
+// the child of the one before, deeper than any tree is.
+func checkSQLiteLoop(t *testing.T, dir string) {
+	data, err := os.ReadFile(filepath.Join(dir, "page-512", "db.sql"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page = 512
+	for want, child := range map[string]func(id int) int{
+		"used twice": func(id int) int { return id },
+		"depth 20":   func(id int) int { return id + 1 },
+	} {
+		changed := slices.Clone(data)
+		for id := 2; id < len(data)/page; id++ {
+			raw := changed[(id-1)*page : id*page]
+			if want == "depth 20" {
+				raw[0] = sqliteInterior
+			}
+			if raw[0] != sqliteInterior {
+				continue
+			}
+			binary.BigEndian.PutUint16(raw[3:], 0)
+			binary.BigEndian.PutUint32(raw[8:], uint32(child(id))) //nolint:gosec // small
+		}
+		db, err := newSQLite(context.Background(), sqliteCopies{db: section(changed)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rowsOf(db); len(db.damage) == 0 || !strings.Contains(db.damage[0].Error(), want) {
+			t.Errorf("damage = %v; want %s", db.damage, want)
+		}
+	}
+}
+
+// TestSQLiteSharedBytes has a page of many rows that all claim the same bytes.
+func TestSQLiteSharedBytes(t *testing.T) {
+	raw := make([]byte, 4096)
+	raw[0] = sqliteLeaf
+	binary.BigEndian.PutUint16(raw[3:], 100)
+	for i := range 100 {
+		binary.BigEndian.PutUint16(raw[8+2*i:], 3000)
+	}
+	// 1000 bytes: row 1, a record's header of 3 bytes, a text of 997.
+	copy(raw[3000:], []byte{0x87, 0x68, 1, 3, 0x8f, 0x57})
+	rows := 0
+	db := &sqliteDB{usable: len(raw)}
+	w := sqliteWalk{db: db, yield: func(sqliteRecord) bool { rows++; return true }}
+	if w.leaf(2, raw, 8, 100); rows != 3 || len(db.damage) != 1 || !strings.Contains(db.damage[0].Error(), "97 of 100 rows") {
+		t.Errorf("leaf = %d rows, damage %v; want 3 and the others refused", rows, db.damage)
 	}
 }
 
@@ -213,7 +273,7 @@ func TestSQLiteColumns(t *testing.T) {
 	for statement, want := range map[string][]string{
 		"CREATE TABLE t(a, b)": {"a", "b"},
 		"CREATE TABLE \"t(x\" (\n\tId TEXT PRIMARY KEY NOT NULL,\n\tJson TEXT CHECK (x IN (1,2)),\n\tFOREIGN KEY (Id) REFERENCES o(Id))": {"Id", "Json"},
-		"CREATE TABLE t(-- a, (\n[b c] INT, /* d, */ `e``f` DECIMAL(3, 4), 'g', \"primary\" INT, CONSTRAINT x UNIQUE (a))":                {"b c", "e`f", "g", "primary"},
+		"CREATE TABLE t(-- a, (\n[b c] INT, /* d, */ `e``f` DECIMAL(3, 4), 'g', \"primary\" INT, CONSTRAINT x UNIQUE (a))":               {"b c", "e`f", "g", "primary"},
 		"CREATE TABLE t(größe, _x$1 INT) STRICT": {"größe", "_x$1"},
 		"CREATE TABLE t(a, \"b":                  {"a", "b"},
 		"":                                       nil,
@@ -238,9 +298,11 @@ os.kill(os.getpid(), 9)`
 		if err := os.Mkdir(at, 0o700); err != nil {
 			f.Fatal(err)
 		}
-		_ = exec.Command("python3", slices.Concat([]string{"-c", script, at, "PRAGMA page_size=512",
+		_ = exec.Command("python3", slices.Concat([]string{
+			"-c", script, at, "PRAGMA page_size=512",
 			"CREATE TABLE ContainerConfig(ID TEXT PRIMARY KEY NOT NULL, Name TEXT, PodID TEXT, JSON TEXT NOT NULL)",
-			"INSERT INTO ContainerConfig VALUES ('a', 'a', NULL, hex(zeroblob(1000)))"}, lines)...).Run() // it ends by a signal
+			"INSERT INTO ContainerConfig VALUES ('a', 'a', NULL, hex(zeroblob(1000)))",
+		}, lines)...).Run() // it ends by a signal
 		var seed [3][]byte
 		for n, suffix := range []string{"", "-journal", "-wal"} {
 			seed[n], _ = os.ReadFile(filepath.Join(at, "db.sql"+suffix)) // where it is there
@@ -252,15 +314,24 @@ os.kill(os.getpid(), 9)`
 		f.Add(seed[0], []byte(nil), []byte(nil))
 	}
 	f.Fuzz(func(t *testing.T, data, journal, wal []byte) {
-		at := t.TempDir()
-		for suffix, content := range map[string][]byte{"": data, "-journal": journal, "-wal": wal} {
-			if err := os.WriteFile(filepath.Join(at, "db.sql"+suffix), content, 0o600); err != nil {
-				t.Fatal(err)
-			}
+		copies := sqliteCopies{db: section(data)}
+		if len(journal) > 0 {
+			copies.journal = section(journal)
 		}
-		_, damage, _ := readSQLite(t, at)
-		if len(damage) > sqliteDamages {
-			t.Errorf("%d pieces of damage; want %d at most", len(damage), sqliteDamages)
+		if len(wal) > 0 {
+			copies.wal = section(wal)
+		}
+		db, err := newSQLite(context.Background(), copies)
+		if err != nil {
+			return
+		}
+		rowsOf(db)
+		if len(db.damage) > sqliteDamages {
+			t.Errorf("%d pieces of damage; want %d at most", len(db.damage), sqliteDamages)
 		}
 	})
+}
+
+func section(data []byte) *io.SectionReader {
+	return io.NewSectionReader(bytes.NewReader(data), 0, int64(len(data)))
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 )
 
 // A write-ahead log (section 4 of the file format) has pages that are newer than
@@ -28,7 +27,7 @@ const (
 
 // sqliteWAL is a log that is being read.
 type sqliteWAL struct {
-	file     *os.File
+	file     io.ReaderAt
 	order    binary.ByteOrder
 	salts    uint64
 	sum      [2]uint32 // up to the frame that was read last
@@ -39,16 +38,16 @@ type sqliteWAL struct {
 // there were. undone says that a rollback journal was found too, whose page size
 // is then the right one.
 func (db *sqliteDB) overlay(ctx context.Context, undone bool) error {
-	if db.files.wal == nil {
+	if db.copies.wal == nil {
 		return nil
 	}
 	var head [sqliteWALHeader]byte
-	if _, err := db.files.wal.ReadAt(head[:], 0); errors.Is(err, io.EOF) {
+	if _, err := db.copies.wal.ReadAt(head[:], 0); errors.Is(err, io.EOF) {
 		return nil // emptied, or its very first write was cut: nothing is committed
 	} else if err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
-	w, err := newSQLiteWAL(db.files.wal, head[:])
+	w, err := newSQLiteWAL(db.copies.wal, head[:])
 	if err == nil && undone && w.pageSize != db.pageSize {
 		err = fmt.Errorf("pages of %d bytes, not of %d", w.pageSize, db.pageSize)
 	}
@@ -78,7 +77,7 @@ func (db *sqliteDB) overlay(ctx context.Context, undone bool) error {
 }
 
 // newSQLiteWAL checks a log's header.
-func newSQLiteWAL(file *os.File, head []byte) (*sqliteWAL, error) {
+func newSQLiteWAL(file io.ReaderAt, head []byte) (*sqliteWAL, error) {
 	w := &sqliteWAL{file: file, order: binary.LittleEndian, pageSize: int64(binary.BigEndian.Uint32(head[8:]))}
 	magic, version := binary.BigEndian.Uint32(head), binary.BigEndian.Uint32(head[4:])
 	if magic&1 != 0 {
