@@ -57,8 +57,8 @@ func TestSQLiteReadsWhatTheLibraryReads(t *testing.T) {
 	dir := makeSQLite(t)
 	before := fingerprint(t, dir)
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
-	if err != nil || len(files) < 80 {
-		t.Fatalf("%d databases, %v; want 80", len(files), err)
+	if err != nil || len(files) < 86 {
+		t.Fatalf("%d databases, %v; want 86", len(files), err)
 	}
 	refused := 0
 	for _, file := range files {
@@ -85,6 +85,9 @@ func TestSQLiteReadsWhatTheLibraryReads(t *testing.T) {
 		}
 		if err != nil || all-len(got) > 2 || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %d containers, damage %v, %v; want the %d that SQLite reads", name, len(got), damage, err, all)
+		}
+		if strings.HasPrefix(name, "wal-") && strings.Contains(name, "-flip-") && all < 49 && len(damage) == 0 {
+			t.Errorf("%s: %d containers of 49 without a word", name, len(got))
 		}
 		if len(damage) > 0 && !strings.Contains(name, "-cut-") && !strings.Contains(name, "-flip-") {
 			t.Errorf("%s: damage %v; want none", name, damage)
@@ -198,24 +201,6 @@ func checkSQLiteLoop(t *testing.T, dir string) {
 	}
 }
 
-// TestSQLiteSharedBytes has a page of many rows that all claim the same bytes.
-func TestSQLiteSharedBytes(t *testing.T) {
-	raw := make([]byte, 4096)
-	raw[0] = sqliteLeaf
-	binary.BigEndian.PutUint16(raw[3:], 100)
-	for i := range 100 {
-		binary.BigEndian.PutUint16(raw[8+2*i:], 3000)
-	}
-	// 1000 bytes: row 1, a record's header of 3 bytes, a text of 997.
-	copy(raw[3000:], []byte{0x87, 0x68, 1, 3, 0x8f, 0x57})
-	rows := 0
-	db := &sqliteDB{usable: len(raw)}
-	w := sqliteWalk{db: db, yield: func(sqliteRecord) bool { rows++; return true }}
-	if w.leaf(2, raw, 8, 100); rows != 3 || len(db.damage) != 1 || !strings.Contains(db.damage[0].Error(), "97 of 100 rows") {
-		t.Errorf("leaf = %d rows, damage %v; want 3 and the others refused", rows, db.damage)
-	}
-}
-
 // TestSQLiteWhileWritten copies a database that a process writes to as fast as it
 // can: every copy without damage is of one transaction, whole.
 func TestSQLiteWhileWritten(t *testing.T) {
@@ -245,8 +230,8 @@ for n in itertools.count(10**8):
 			t.Fatal(err)
 		}
 		whole := 0
-		for i := range 20 {
-			if i == 19 {
+		for i := range 8 {
+			if i == 7 {
 				kill() // the last is of a dead writer
 			}
 			got, damage, err := readSQLite(t, dir)
@@ -263,24 +248,9 @@ for n in itertools.count(10**8):
 			}
 		}
 		if whole == 0 {
-			t.Errorf("%s: no copy of 20 was whole", mode)
+			t.Errorf("%s: no copy of 8 was whole", mode)
 		}
-		t.Logf("%s: %d of 20 copies were whole", mode, whole)
-	}
-}
-
-func TestSQLiteColumns(t *testing.T) {
-	for statement, want := range map[string][]string{
-		"CREATE TABLE t(a, b)": {"a", "b"},
-		"CREATE TABLE \"t(x\" (\n\tId TEXT PRIMARY KEY NOT NULL,\n\tJson TEXT CHECK (x IN (1,2)),\n\tFOREIGN KEY (Id) REFERENCES o(Id))": {"Id", "Json"},
-		"CREATE TABLE t(-- a, (\n[b c] INT, /* d, */ `e``f` DECIMAL(3, 4), 'g', \"primary\" INT, CONSTRAINT x UNIQUE (a))":               {"b c", "e`f", "g", "primary"},
-		"CREATE TABLE t(größe, _x$1 INT) STRICT": {"größe", "_x$1"},
-		"CREATE TABLE t(a, \"b":                  {"a", "b"},
-		"":                                       nil,
-	} {
-		if got := sqliteColumns(statement); !slices.Equal(got, want) {
-			t.Errorf("sqliteColumns(%q) = %q; want %q", statement, got, want)
-		}
+		t.Logf("%s: %d of 8 copies were whole", mode, whole)
 	}
 }
 

@@ -2,6 +2,7 @@ package salvage
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,13 +95,13 @@ func checkStorageSQLite(t *testing.T, p *podman) {
 	if got := spec("both", 0); !reflect.DeepEqual(got, want) {
 		t.Errorf("both: Spec() has the annotations %v; want %v of the BoltDB", got.Annotations, want.Annotations)
 	}
+	if err := errors.Join(os.Remove(sql+"-journal"), os.WriteFile(sql, []byte("nonsense"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if got := spec("BoltDB and nonsense", 0); !reflect.DeepEqual(got, want) {
+		t.Errorf("BoltDB and nonsense: Spec() has the annotations %v; want %v", got.Annotations, want.Annotations)
+	}
 	if err := os.Remove(bolt); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(sql, []byte("nonsense"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(sql + "-journal"); err != nil {
 		t.Fatal(err)
 	}
 	if got := spec("nonsense", 1).Annotations[AnnotationRestart]; got != "" {

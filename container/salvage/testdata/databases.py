@@ -85,10 +85,10 @@ def expect(name):
     return rows
 
 
-def whole(name, *pragmas, then=()):
+def whole(name, *pragmas, count=150, then=()):
     db = connect(name, "synchronous=OFF", *pragmas)
     db.executescript(SCHEMA)
-    add(db, range(150))
+    add(db, range(count))
     for statement in then:
         db.execute(statement)
     db.close()
@@ -97,6 +97,8 @@ def whole(name, *pragmas, then=()):
 
 whole("default")
 whole("page-512", "page_size=512")
+# Every length at which a row may begin to overflow its page, and the next one's.
+whole("lengths", "page_size=512", count=0, then=["WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1600) INSERT INTO ContainerConfig SELECT i, i, NULL, substr(hex(zeroblob(800)), 1, i) FROM n"])
 whole("page-65536", "page_size=65536")
 whole("auto-vacuum", "auto_vacuum=FULL", then=["DELETE FROM ContainerConfig WHERE Name LIKE '%3%'"])
 whole("deleted", then=["DELETE FROM ContainerConfig WHERE Name LIKE '%3%'"])
@@ -106,7 +108,7 @@ whole("added-column", then=["ALTER TABLE ContainerConfig ADD COLUMN \"Extra, (on
 whole("other-order", then=[
     "ALTER TABLE ContainerConfig RENAME TO old",
     "CREATE TABLE \"containerconfig\" (Number INT, -- id, (json\n [json] BLOB, `a\"b` NUMERIC(3,4), /* , id */ iD TEXT CHECK (length(id) > 0), CHECK (json <> ')'))",
-    "INSERT INTO containerconfig SELECT rowid * -70000, CAST(JSON AS BLOB), 1.5, ID FROM old"])
+    "INSERT INTO containerconfig SELECT rowid * -(7 << (rowid % 8 * 8)), CAST(JSON AS BLOB), 1.5, ID FROM old"])
 whole("persist", "journal_mode=PERSIST", then=["DELETE FROM ContainerConfig WHERE Name = 'ctr-7'"])
 whole("truncate", "journal_mode=TRUNCATE", then=["DELETE FROM ContainerConfig WHERE Name = 'ctr-7'"])
 assert size("persist", "db.sql-journal") > 0
