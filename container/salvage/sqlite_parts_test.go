@@ -5,7 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -106,6 +109,61 @@ func TestSQLiteColumns(t *testing.T) {
 	} {
 		if got := sqliteColumns(statement); !slices.Equal(got, want) {
 			t.Errorf("sqliteColumns(%q) = %q; want %q", statement, got, want)
+		}
+	}
+}
+
+// meddler is asked whether it ended before each file is copied.
+type meddler struct {
+	context.Context
+	asked func()
+}
+
+func (m meddler) Err() error {
+	m.asked()
+	return m.Context.Err()
+}
+
+// TestSQLiteCopiesOfOneMoment changes a database after it was copied, while its
+// journal is.
+func TestSQLiteCopiesOfOneMoment(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	write("db.sql", "old")
+	write("db.sql-journal", "old")
+	for name, c := range map[string]struct {
+		change func(asked int)
+		want   error
+	}{
+		"once": {func(asked int) {
+			if asked == 2 {
+				write("db.sql", "new one")
+				write("db.sql-journal", "new one")
+			}
+		}, nil},
+		"always": {func(asked int) {
+			write("db.sql-wal", strings.Repeat("x", asked))
+			write("db.sql", strings.Repeat("y", asked))
+		}, errUnsettled},
+	} {
+		asked := 0
+		copies, err := copySQLite(meddler{context.Background(), func() { asked++; c.change(asked) }}, dir, "db.sql")
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: copySQLite() = %v; want %v", name, err, c.want)
+		}
+		if c.want == nil {
+			for _, file := range []*io.SectionReader{copies.db, copies.journal} {
+				if data, err := io.ReadAll(file); err != nil || string(data) != "new one" {
+					t.Errorf("%s: copied %q, %v; want new one", name, data, err)
+				}
+			}
+		}
+		if err := copies.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -95,6 +95,12 @@ func checkStorageSQLite(t *testing.T, p *podman) {
 	if got := spec("both", 0); !reflect.DeepEqual(got, want) {
 		t.Errorf("both: Spec() has the annotations %v; want %v of the BoltDB", got.Annotations, want.Annotations)
 	}
+	other := strings.Repeat("0", 64) // a container that the BoltDB does not have
+	l := storageLoader{store: &storageStore{path: root, containers: map[string]storageContainer{p.id: {}, other: {}}}}
+	l.libpod(context.Background())
+	if got := l.store.libpod; got[p.id].RestartPolicy != "on-failure" || got[other].RestartPolicy != "always" {
+		t.Errorf("both: libpod() has %+v; want one container's record from each", got)
+	}
 	if err := errors.Join(os.Remove(sql+"-journal"), os.WriteFile(sql, []byte("nonsense"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
