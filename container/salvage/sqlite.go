@@ -79,7 +79,7 @@ func newSQLite(ctx context.Context, copies sqliteCopies) (*sqliteDB, error) {
 	}
 	size := copies.db.Size()
 	if !undone && sqlitePageSize(db.pageSize) {
-		db.pages = uint32(size / db.pageSize) //nolint:gosec // of at most maxDatabase
+		db.pages = uint32(size / db.pageSize) // of at most maxDatabase
 	}
 	if err := db.overlay(ctx, undone); err != nil {
 		return nil, err

@@ -130,7 +130,7 @@ func (db *sqliteDB) cell(raw []byte, at, from int) ([]byte, int, error) {
 	if claim > sqliteMaxPayload || n == 0 || m == 0 {
 		return nil, 0, fmt.Errorf("%d bytes are not allowed", claim)
 	}
-	size, start := int(claim), at+n+m //nolint:gosec // bounded above
+	size, start := int(claim), at+n+m // bounded above
 	local := db.local(size)
 	end := start + local
 	if end > len(raw) || local < size && end+4 > len(raw) {
