@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"maps"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -327,14 +328,18 @@ location / { return 200 "hello $ssl_client_s_dn\n"; } } }`, dir, port)
 	}
 }
 
+// freePort is one that nobody listens on now, and outside of the range of ephemeral
+// ports, where nobody would begin to.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 25000+mathrand.IntN(7000))); err == nil {
+			defer l.Close()
+			return l.Addr().(*net.TCPAddr).Port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 // start runs a server until the test ends, and waits for its port.

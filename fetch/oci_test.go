@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -81,14 +82,18 @@ func startServer(t *testing.T, addr string, env []string, name string, args ...s
 	}
 }
 
+// freeAddr is an address that nobody listens on now, and outside of the range of
+// ephemeral ports, where nobody would begin to.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 25000+mathrand.IntN(7000))); err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 func writeFile(t *testing.T, path string, b []byte) string {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -87,14 +88,18 @@ func newFarHere(t *testing.T, silence time.Duration) *farHere {
 	return f
 }
 
+// freePort is one that nobody listens on now, and outside of the range of ephemeral
+// ports, where nobody would begin to.
 func freePort(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 25000+rand.IntN(7000))); err == nil {
+			defer l.Close()
+			return l.Addr().(*net.TCPAddr).AddrPort()
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	t.Fatal("no free port")
+	return netip.AddrPort{}
 }
 
 func waitUntil(t *testing.T, what string, so func() bool) {

@@ -3,6 +3,7 @@ package names
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -16,24 +17,32 @@ import (
 	"github.com/miekg/dns"
 )
 
-// freePort is a port that is free on 127.0.0.1 for UDP and TCP.
+// freePort is a port that is free on 127.0.0.1 for UDP and TCP, and outside of the range of
+// ephemeral ports, where nobody would take it meanwhile.
 func freePort(t *testing.T) int {
 	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	u, l := listenBoth(t)
+	u.Close()
+	l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func listenBoth(t *testing.T) (*net.UDPConn, net.Listener) {
+	t.Helper()
+	for range 100 {
+		at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(25000+rand.IntN(7000)))
+		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		port := l.Addr().(*net.TCPAddr).Port
-		u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
-		l.Close()
+		l, err := net.Listen("tcp", at.String())
 		if err == nil {
-			u.Close()
-			return port
+			return u, l
 		}
+		u.Close()
 	}
 	t.Fatal("no free port")
-	return 0
+	return nil, nil
 }
 
 // daemon starts a name server and waits until it answers; it ends with the test.
@@ -243,16 +252,8 @@ func many2(name string) string {
 // evil is an upstream that answers with whatever its function returns.
 func evil(t *testing.T, answers func(q *dns.Msg) [][]byte) netip.AddrPort {
 	t.Helper()
-	port := freePort(t)
-	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
-	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", at.String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, l := listenBoth(t)
+	at := l.Addr().(*net.TCPAddr).AddrPort()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for buf := make([]byte, 4096); ; {
