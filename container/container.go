@@ -76,9 +76,11 @@ func (h Host) dir(name string) string { return filepath.Join(h.Data, "containers
 
 // CgroupPath is the container's cgroup below every hierarchy's root. It is
 // always absolute: a relative one would land under the operator's own session.
-func CgroupPath(name string) string { return "/blackstart/" + name }
+// No directory is shared with other containers: one that comes and goes with them would
+// go while another start needs it.
+func CgroupPath(name string) string { return "/blackstart_" + name }
 
 // supervisorCgroup is beside the container's, so that a session manager which
 // kills the operator's session does not take the supervisor with it. The "@"
 // keeps it apart from every container name.
-func supervisorCgroup(name string) string { return "/blackstart/" + name + "@supervisor" }
+func supervisorCgroup(name string) string { return CgroupPath(name) + "@supervisor" }

@@ -25,7 +25,6 @@ type Container struct {
 	lock *os.File
 
 	cgroup cgroups.Manager // once asked for
-	above  []string        // the directories that its cgroup is in
 }
 
 // Name is the container's name.

@@ -107,11 +107,6 @@ func (c *Container) start(io stdio) (_ *process, err error) {
 	if err := os.WriteFile(filepath.Join(bundle, "config.json"), b, 0o600); err != nil {
 		return nil, fmt.Errorf("writing config.json: %w", writable(err))
 	}
-	m, err := c.cgroups()
-	if err != nil {
-		return nil, err
-	}
-	holdCgroups(m)
 	if err := lib.Run(lp); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", conf.Process.Args[0], err)
 	}
@@ -155,9 +150,7 @@ func (c *Container) oomKilled() bool {
 // cgroups is the container's cgroup in every hierarchy, whether made or not.
 func (c *Container) cgroups() (_ cgroups.Manager, err error) {
 	if c.cgroup == nil {
-		if c.cgroup, err = cgroupManager(CgroupPath(c.name)); err == nil {
-			c.above = parents(c.cgroup) // which it forgets when it is destroyed
-		}
+		c.cgroup, err = cgroupManager(CgroupPath(c.name))
 	}
 	return c.cgroup, err
 }
@@ -190,19 +183,6 @@ func cgroupManager(path string) (cgroups.Manager, error) {
 		return nil, fmt.Errorf("opening cgroup %s: %w", path, err)
 	}
 	return m, nil
-}
-
-// holdCgroups makes a cgroup's directory in every hierarchy: until then the one
-// above, of all containers, may go with another container at any moment. What
-// cannot be made is left to who needs it.
-func holdCgroups(m cgroups.Manager) {
-	for _, dir := range m.GetPaths() {
-		for range 100 {
-			if err := os.MkdirAll(dir, 0o755); !errors.Is(err, unix.ENOENT) {
-				break
-			}
-		}
-	}
 }
 
 // killAll kills until the cgroup is empty: a process may fork while it is read.
@@ -243,7 +223,7 @@ func (c *Container) unmount() error {
 
 // Discard removes everything of a container that its caller is in charge of.
 func (c *Container) Discard() error {
-	errs := []error{c.enter(removing), c.destroy(), c.leaveCgroups(), c.unmount()}
+	errs := []error{c.enter(removing), c.destroy(), c.leaveCgroup(), c.unmount()}
 	if !Mounted(c.path("rootfs")) { // never delete through a mount
 		errs = append(errs, c.forget())
 	}
@@ -273,16 +253,10 @@ func (c *Container) forget() error {
 	}
 }
 
-// leaveCgroups removes the supervisor's cgroup, and the common parent if no
-// other container is left in it.
-func (c *Container) leaveCgroups() error {
-	if Confined() {
+// leaveCgroup removes the supervisor's cgroup.
+func (c *Container) leaveCgroup() error {
+	if !c.rec.Detached || Confined() {
 		return nil
-	}
-	_, err := c.cgroups()
-	if err != nil || !c.rec.Detached {
-		removeParents(c.above)
-		return err
 	}
 	m, err := cgroupManager(supervisorCgroup(c.name))
 	if err != nil {
@@ -294,24 +268,7 @@ func (c *Container) leaveCgroups() error {
 	if err := m.Destroy(); err != nil {
 		return fmt.Errorf("removing the supervisor's cgroup: %w", err)
 	}
-	removeParents(c.above)
 	return nil
-}
-
-// parents are the directories above a cgroup, in every hierarchy.
-func parents(m cgroups.Manager) []string {
-	var dirs []string
-	for _, p := range m.GetPaths() {
-		dirs = append(dirs, filepath.Dir(p))
-	}
-	return dirs
-}
-
-// removeParents removes /blackstart from every hierarchy where it is empty.
-func removeParents(dirs []string) {
-	for _, d := range dirs {
-		_ = unix.Rmdir(d) // fails, as it should, while a container is in it
-	}
 }
 
 // Typed nil files must not become non-nil interfaces.

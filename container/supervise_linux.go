@@ -349,7 +349,6 @@ func enterOwnCgroup(path string) (leave func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	holdCgroups(m)
 	if err := m.Apply(os.Getpid()); err != nil {
 		return nil, err
 	}
@@ -363,5 +362,4 @@ func leaveOwnCgroup(m cgroups.Manager, own string) {
 		_ = os.WriteFile(strings.TrimSuffix(p, own)+"/cgroup.procs", []byte("0"), 0)
 		_ = unix.Rmdir(p)
 	}
-	removeParents(parents(m))
 }

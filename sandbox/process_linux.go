@@ -89,14 +89,14 @@ func (p *process) identify() Attempt {
 }
 
 // containerOf finds a container of blackstart in /proc/PID/cgroup: its cgroup is
-// /blackstart/NAME below every hierarchy's root.
+// /blackstart_NAME below every hierarchy's root.
 func containerOf(cgroup string) string {
 	for l := range strings.Lines(cgroup) {
 		parts := strings.SplitN(strings.TrimSuffix(l, "\n"), ":", 3)
 		if len(parts) < 3 {
 			continue
 		}
-		if _, rest, ok := strings.Cut(parts[2], "/blackstart/"); ok {
+		if _, rest, ok := strings.Cut(parts[2], "/blackstart_"); ok {
 			name, _, _ := strings.Cut(rest, "/")
 			return name
 		}

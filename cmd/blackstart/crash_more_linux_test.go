@@ -175,7 +175,7 @@ func TestKilledStop(t *testing.T) {
 		if out := s.must("ps"); !strings.Contains(out, "exited") {
 			t.Errorf("%s: ps after the next stop: %s; want it exited", when, out)
 		}
-		if pids, _ := filepath.Glob("/sys/fs/cgroup/*/blackstart/" + s.name); len(pids) > 0 {
+		if pids, _ := filepath.Glob("/sys/fs/cgroup/*/blackstart_" + s.name); len(pids) > 0 {
 			t.Errorf("%s: the cgroups %q of an ended container", when, pids)
 		}
 		s.clean(when)

@@ -96,7 +96,7 @@ func killSupervisors(t *testing.T, data string) {
 func leftovers(name, state, data string) []string {
 	var left []string
 	for _, pattern := range []string{
-		"/sys/fs/cgroup/blackstart/" + name + "*", "/sys/fs/cgroup/*/blackstart/" + name + "*",
+		"/sys/fs/cgroup/blackstart_" + name + "*", "/sys/fs/cgroup/*/blackstart_" + name + "*",
 		state + "/" + name, data + "/containers/" + name, data + "/containers/.gone*",
 	} {
 		m, _ := filepath.Glob(pattern)

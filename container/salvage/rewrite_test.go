@@ -212,10 +212,10 @@ func TestDiff(t *testing.T) {
 		t.Errorf("Diff of equals = %q, %v; want none", diff, err)
 	}
 	other := podSpec()
-	other.Linux.CgroupsPath = "/blackstart/<zk>"
+	other.Linux.CgroupsPath = "/blackstart_<zk>"
 	diff, err := Diff(podSpec(), other)
 	if err != nil || !strings.Contains(diff, "--- recorded\n+++ recovery\n@@ ") ||
-		!strings.Contains(diff, "\n-    \"cgroupsPath\": \"kubepods-burstable") || !strings.Contains(diff, "\n+    \"cgroupsPath\": \"/blackstart/<zk>\"") ||
+		!strings.Contains(diff, "\n-    \"cgroupsPath\": \"kubepods-burstable") || !strings.Contains(diff, "\n+    \"cgroupsPath\": \"/blackstart_<zk>\"") ||
 		strings.Count(diff, "\n") != 12 {
 		t.Errorf("Diff = %v:\n%s", err, diff)
 	}
@@ -245,7 +245,7 @@ func FuzzRecover(f *testing.F) {
 		if _, again := Recover(got, deadHost("/etc/hosts")); len(again) != 0 {
 			t.Errorf("Recover is not settled: %v", again)
 		}
-		if got.Hooks != nil || got.Linux.CgroupsPath != "/blackstart/zk" {
+		if got.Hooks != nil || got.Linux.CgroupsPath != "/blackstart_zk" {
 			t.Errorf("hooks %v, cgroup %q", got.Hooks, got.Linux.CgroupsPath)
 		}
 	})
