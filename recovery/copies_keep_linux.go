@@ -106,14 +106,16 @@ func (k keptCopy) finish(s Site) error {
 	}()
 	select {
 	case err := <-done:
-		return err
-	case <-ctx.Done():
-		if failing != nil {
-			return failing
+		if err == nil || ctx.Err() == nil {
+			return err
 		}
-		err := fmt.Errorf("no answer in %s", patience)
-		return errors.Join(err, noteFailure(dir, s.now(), err))
+	case <-ctx.Done():
 	}
+	if failing != nil {
+		return failing
+	}
+	err := fmt.Errorf("no answer in %s", patience)
+	return errors.Join(err, noteFailure(dir, s.now(), err))
 }
 
 // failing is what went wrong with a copy a moment ago, if anything did.

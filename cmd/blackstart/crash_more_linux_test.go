@@ -158,6 +158,7 @@ func (s *crashSite) clean(when string) {
 // with the supervisor. The container is then still running or has ended, and the
 // next stop ends it.
 func TestKilledStop(t *testing.T) {
+	t.Parallel()
 	s := newCrashSite(t, "killed-stop")
 	whole := s.takes(s.detached, "stop", "--timeout", "60ms", s.name)
 	killed := 0
@@ -188,6 +189,7 @@ func TestKilledStop(t *testing.T) {
 // TestKilledRemoval kills an rm --force at points spread over all of it, and one
 // just when it has begun to undo things. The next command finishes the removal.
 func TestKilledRemoval(t *testing.T) {
+	t.Parallel()
 	s := newCrashSite(t, "killed-rm")
 	filled := func() { // the writable layer takes a while to remove
 		s.t.Helper()
@@ -240,6 +242,7 @@ func TestKilledRemoval(t *testing.T) {
 // Afterwards no layer is there by half, the next command says what it removed, and
 // the image runs.
 func TestKilledUnpack(t *testing.T) {
+	t.Parallel()
 	s := newCrashSite(t, "killed-unpack")
 	s.image()
 	run := []string{"run", "--image", "oci:" + filepath.Join(s.dir, "image"), "--name", s.name, "--", "/bin/busybox", "cat", "/token"}
@@ -286,6 +289,7 @@ func TestKilledUnpack(t *testing.T) {
 // TestRunBesideOthers runs containers in the foreground while other commands, each
 // of which looks for what is left over, come and go. Neither disturbs the other.
 func TestRunBesideOthers(t *testing.T) {
+	t.Parallel()
 	s := newCrashSite(t, "beside")
 	s.write("spec.yaml", fmt.Appendf(nil, "name: %s\nlayers: [%s]\nargs: [/bin/busybox, 'true']\n", s.name, filepath.Join(s.dir, "rootfs")))
 	stop, done := make(chan struct{}), make(chan struct{})

@@ -15,6 +15,7 @@ import (
 // ever longer times. Whatever point it had reached, the next command must leave
 // either a running container or nothing, and the name must be free again.
 func TestKilledStart(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	dir := t.TempDir()
 	rootfs, state, data := filepath.Join(dir, "fs"), filepath.Join(dir, "state"), filepath.Join(dir, "data")

@@ -2,11 +2,13 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,6 +26,11 @@ const (
 var binary string
 
 func TestMain(m *testing.M) {
+	// Most of a test's time is somebody's time-out or a daemon's start.
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
 	dir, err := os.MkdirTemp("", "blackstart-test")
 	if err != nil {
 		panic(err)
