@@ -227,6 +227,7 @@ func TestRules(t *testing.T) {
 }
 
 func TestRecordedVacuum(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		mode    Mode
 		outcome Outcome

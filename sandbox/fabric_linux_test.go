@@ -74,6 +74,7 @@ func serving(t testing.TB, w *World, args ...string) *Process {
 }
 
 func TestFabricHostsTalk(t *testing.T) {
+	t.Parallel()
 	var hosts []Options
 	for range 3 {
 		hosts = append(hosts, Options{Record: NewRecord(nil)})

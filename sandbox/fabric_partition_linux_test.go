@@ -10,6 +10,7 @@ import (
 
 // A connection that stays open over a partition is silent while it lasts.
 func TestPartition(t *testing.T) {
+	t.Parallel()
 	var hosts []Options
 	for range 3 {
 		hosts = append(hosts, Options{Record: NewRecord(nil), Dark: ModeRefuse})

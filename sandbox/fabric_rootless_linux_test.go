@@ -10,6 +10,7 @@ import (
 // TestRootlessFabric runs the tests of the fabric, and what a guard says, as a
 // user without any privilege.
 func TestRootlessFabric(t *testing.T) {
+	t.Parallel()
 	dir, err := os.MkdirTemp("/var/lib", "blackstart-rootless-")
 	if err != nil {
 		t.Fatal(err)

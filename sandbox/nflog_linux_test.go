@@ -114,6 +114,7 @@ func recordLines(r *Record) string {
 }
 
 func TestRecordOfADarkNetwork(t *testing.T) {
+	t.Parallel()
 	script := `
 import socket, threading
 def t(f, *a):

@@ -12,6 +12,7 @@ import (
 // The parts together: names, resolver, relay and rules in front of real servers,
 // used by real programs in a vacuum.
 func TestRelayInVacuum(t *testing.T) {
+	t.Parallel()
 	server := nginxAt(t, "", "")
 	record, names := NewRecord(nil), NewNames()
 	var caps []Capability

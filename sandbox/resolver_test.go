@@ -73,6 +73,7 @@ func newResolver(t testing.TB, denied Denial, capabilities ...string) (port stri
 }
 
 func TestResolverDig(t *testing.T) {
+	t.Parallel()
 	port, record := newResolver(t, DenySilence, "dns:store.example:443,name=store", "http:https://api.example;GET", "http:http://10.0.0.1")
 	// The process that asks is found by the resolver it asks.
 	record.Add(Attempt{

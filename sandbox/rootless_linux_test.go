@@ -9,6 +9,7 @@ import (
 
 // TestRootless runs the tests of the vacuum as a user without any privilege.
 func TestRootless(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Fatal("the tests run as root")
 	}
