@@ -66,6 +66,7 @@ func waitForStore(t *testing.T, addr string) {
 }
 
 func TestS3(t *testing.T) {
+	t.Parallel()
 	addr := startMinIO(t)
 	waitForStore(t, addr)
 	for _, below := range []string{"kits", "kits/a/deep%20prefix/with+signs%25%C3%BC~(1)"} {

@@ -291,6 +291,7 @@ func TestServeConnections(t *testing.T) {
 
 // A reader that takes nothing does not hold its place.
 func TestServeStuckReader(t *testing.T) {
+	t.Parallel()
 	content := pattern(32 << 20)
 	s := storeWith(t, t.TempDir(), content)
 	h := NewHandler(ServeOptions{Blobs: s.Open, Connections: 1}).(*blobHandler)
