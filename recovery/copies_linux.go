@@ -109,7 +109,9 @@ func (s Site) ForgetCopy(ctx context.Context, to string) error {
 	if err := s.bring(ctx, dir); err != nil {
 		s.Log.Warn("the copy does not say that it is kept no more", "error", err)
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	// Renamed first: another command may be about to write a note there.
+	gone := filepath.Join(s.copiesDir(), "."+filepath.Base(dir))
+	if err := errors.Join(os.RemoveAll(gone), os.Rename(dir, gone), os.RemoveAll(gone)); err != nil {
 		return fmt.Errorf("forgetting a copy: %w", err)
 	}
 	_ = os.Remove(s.copiesDir()) // fails, as it should, while there are others
@@ -125,6 +127,9 @@ func (s Site) Copies() ([]CopyState, error) {
 	}
 	errs := []error{err}
 	for _, d := range list {
+		if strings.HasPrefix(d.Name(), ".") { // being forgotten
+			continue
+		}
 		c, err := readCopy(filepath.Join(s.copiesDir(), d.Name()))
 		switch {
 		case err == nil:

@@ -97,6 +97,29 @@ func TestCopyWithoutNotes(t *testing.T) {
 	}
 }
 
+// A copy can be forgotten while others are bringing it up to the record.
+func TestCopyForgotten(t *testing.T) {
+	s, said := copySite(t)
+	s.command(t)
+	for range 10 {
+		to := "file:" + filepath.Join(t.TempDir(), "copy")
+		if _, err := s.KeepCopy(t.Context(), Copy{To: to}); err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() { s.command(t) })
+		}
+		if err := s.ForgetCopy(t.Context(), to); err != nil {
+			t.Errorf("ForgetCopy() = %v; want nil", err)
+		}
+		all.Wait()
+	}
+	if strings.Contains(said.String(), "behind") || exists(s.copiesDir()) {
+		t.Errorf("it says %s, and the notes are there: %v; want neither", said, exists(s.copiesDir()))
+	}
+}
+
 // A copy that cannot be made is not kept, and one that differs is left alone.
 func TestCopyThatDiffers(t *testing.T) {
 	s, _ := copySite(t)
