@@ -28,7 +28,7 @@ var binary string
 func TestMain(m *testing.M) {
 	// Most of a test's time is somebody's time-out or a daemon's start.
 	flag.Parse()
-	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err)
 	}
 	dir, err := os.MkdirTemp("", "blackstart-test")
