@@ -19,7 +19,7 @@ import (
 func recorded(t *testing.T, notes map[string]string) *Salvaged {
 	t.Helper()
 	orig := &specs.Spec{Version: specs.Version, Process: &specs.Process{Args: []string{"/x"}}, Root: &specs.Root{}, Annotations: notes}
-	now, changes := salvage.Recover(orig, salvage.RewriteOptions{Name: "x"})
+	now, changes := salvage.Recover(orig, salvage.RewriteOptions{Cgroup: "/blackstart_x"})
 	v := &Salvaged{Original: orig, Changes: changes, Spec: document("x", salvage.Container{Store: salvage.Docker}, now, notes)}
 	v.attend(notes)
 	return v

@@ -127,7 +127,7 @@ func (s Site) Salvage(ctx context.Context, name string, o SalvageOptions) (_ Sal
 		root = s.Root
 	}
 	now, changes := salvage.Recover(orig, salvage.RewriteOptions{
-		Name: o.Name, Network: salvage.Network(o.Net), Resolve: salvage.ResolveIn(root), Exists: exists,
+		Cgroup: container.CgroupPath(o.Name), Network: salvage.Network(o.Net), Resolve: salvage.ResolveIn(root), Exists: exists,
 		Mounted: container.Mounted, AppArmorLoaded: container.AppArmorLoaded, SELinux: container.SELinux(),
 	})
 	out := Salvaged{Container: found, Changes: changes, Original: orig}

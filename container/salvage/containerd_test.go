@@ -173,7 +173,7 @@ func FuzzContainerdRecord(f *testing.F) {
 		record, _ := readContainerdRecord(b)
 		_ = record.container("/", "ns", "id")
 		if decoded, err := decodeSpec(record.spec); err == nil {
-			Recover(decoded, RewriteOptions{Name: "fuzz"})
+			Recover(decoded, RewriteOptions{Cgroup: "/blackstart_fuzz"})
 		}
 	})
 }

@@ -38,7 +38,7 @@ func FuzzDockerConfig(f *testing.F) {
 				t.Errorf("mount of %q at %q is not absolute", m.Source, m.Destination)
 			}
 		}
-		_, _ = Recover(spec, RewriteOptions{Name: "x"})
+		_, _ = Recover(spec, RewriteOptions{Cgroup: "/blackstart_x"})
 	})
 }
 

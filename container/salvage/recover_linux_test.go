@@ -35,7 +35,7 @@ func checkRunsAgain(t *testing.T, d *containerdDaemon) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec, _ := Recover(orig, RewriteOptions{Name: "again", Resolve: ResolveIn("/")})
+	spec, _ := Recover(orig, RewriteOptions{Cgroup: "/blackstart_again", Resolve: ResolveIn("/")})
 	bundle := t.TempDir()
 	for _, dir := range []string{"root", "upper", "work"} {
 		if err := os.Mkdir(filepath.Join(bundle, dir), 0o755); err != nil {

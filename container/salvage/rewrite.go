@@ -26,7 +26,7 @@ const (
 // RewriteOptions is what [Recover] must know of the host. It asks nothing of the
 // kernel or the disk by itself.
 type RewriteOptions struct {
-	Name    string  // of the recovery container
+	Cgroup  string  // the recovery container's own, absolute
 	Network Network // "" is NetworkHost
 	// Resolve maps a path as the dead host had it to where it is now, and
 	// reports whether it is there. See [ResolveIn].

@@ -83,7 +83,7 @@ func (r *rewriter) labels() {
 // the returning orchestrator would kill it as a stray.
 func (r *rewriter) cgroup() {
 	linux := r.spec.Linux
-	if now := "/blackstart_" + r.opts.Name; linux.CgroupsPath != now {
+	if now := r.opts.Cgroup; linux.CgroupsPath != now {
 		why := "the orchestrator's cgroup is its own to clean up"
 		if strings.Count(linux.CgroupsPath, ":") == 2 {
 			why = "slice:prefix:name needs systemd to answer on D-Bus"

@@ -78,7 +78,7 @@ func podSpec() *specs.Spec {
 func deadHost(paths ...string) RewriteOptions {
 	exists := func(path string) bool { return slices.Contains(paths, path) }
 	return RewriteOptions{
-		Name: "zk", Exists: exists, Mounted: func(string) bool { return false },
+		Cgroup: "/blackstart_zk", Exists: exists, Mounted: func(string) bool { return false },
 		Resolve: func(path string) (string, bool) { return path, exists(path) },
 	}
 }
@@ -194,7 +194,7 @@ func TestRecoverDeadDisk(t *testing.T) {
 		{Destination: "/dev/null2", Source: "/dev/null", Options: []string{"bind"}},
 		{Destination: "/out", Type: "bind", Source: "/../../etc/passwd"},
 	}}
-	got, changes := Recover(spec, RewriteOptions{Name: "zk", Resolve: ResolveIn(root)})
+	got, changes := Recover(spec, RewriteOptions{Cgroup: "/blackstart_zk", Resolve: ResolveIn(root)})
 	want := []specs.Mount{
 		{Destination: "/data", Type: "bind", Source: filepath.Join(root, "disk2/zk")},
 		{Destination: "/dev/null2", Source: "/dev/null", Options: []string{"bind"}},
