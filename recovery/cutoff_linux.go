@@ -27,13 +27,9 @@ const cutOffPatience = 10 * time.Second
 
 // endCutOff ends what is left on this host of the steps that a killed process was at: otherwise their scripts would go on beside
 // their own repetition. Other hosts have seen to that themselves when the connection was lost.
-func (s Site) endCutOff(ctx context.Context, run string) error {
-	_, past, err := s.readRun(run)
-	if err != nil {
-		return err
-	}
+func (s Site) endCutOff(ctx context.Context, run string, p past) error {
 	cut := map[string]string{}
-	for task, f := range past.last {
+	for task, f := range p.last {
 		if f.State == StepRunning || f.State == StepUndoing {
 			cut[run+" "+task] = task
 		}

@@ -97,16 +97,11 @@ func (s Site) ResumeRun(ctx context.Context, id string, in RunInputs) (Run, erro
 		}
 		id = all[i].ID
 	}
-	b, bound, unlock, err := s.takeRun(ctx, id, in)
+	b, past, bound, unlock, err := s.takeRun(ctx, id, in)
 	if err != nil {
 		return Run{}, err
 	}
 	defer unlock()
-	// What another process did until its end counts as well.
-	_, past, err := s.readRun(id)
-	if err != nil {
-		return Run{}, err
-	}
 	b.Process = os.Getpid()
 	before := map[string]bool{}
 	for task, f := range past.last {
@@ -116,20 +111,25 @@ func (s Site) ResumeRun(ctx context.Context, id string, in RunInputs) (Run, erro
 }
 
 // takeRun reads a run that was begun, binds its runbook again and takes charge of its
-// service's runs, until unlock. What is left of steps that were cut off is ended.
-func (s Site) takeRun(ctx context.Context, id string, in RunInputs) (b began, bound *runbooks.Bound, unlock func(), err error) {
+// service's runs, until unlock. What is left of steps that were cut off is ended. In p is
+// also what another process did until its end.
+func (s Site) takeRun(ctx context.Context, id string, in RunInputs) (b began, p past, bound *runbooks.Bound, unlock func(), err error) {
 	if b, _, err = s.readRun(id); err == nil {
 		bound, err = s.bindAgain(id, &b, in)
 	}
 	if err == nil {
 		unlock, err = s.lockRuns(ctx, b.Service, in.TakeOver)
 	}
-	if err == nil {
-		if err = s.endCutOff(ctx, id); err != nil {
-			unlock()
-		}
+	if err != nil {
+		return b, p, bound, nil, err
 	}
-	return b, bound, unlock, err
+	if _, p, err = s.readRun(id); err == nil {
+		err = s.endCutOff(ctx, id, p)
+	}
+	if err != nil {
+		unlock()
+	}
+	return b, p, bound, unlock, err
 }
 
 // bindAgain binds the runbook that a run was begun with. Secrets, and hosts that have

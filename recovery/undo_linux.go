@@ -40,7 +40,7 @@ func (s Site) UndoRun(ctx context.Context, id string, in RunInputs, ask func([]U
 		return r, err
 	}
 	id = r.ID
-	b, bound, unlock, err := s.takeRun(ctx, id, in)
+	b, _, bound, unlock, err := s.takeRun(ctx, id, in)
 	if err != nil {
 		return Run{}, err
 	}
