@@ -140,11 +140,11 @@ func hostname() (string, error) {
 // retryPause is how long a copy that could not be made is left alone.
 const retryPause = 2 * time.Second
 
-// Copying does copy now and, until ctx ends, whenever the journal has grown. What fails, such as a peer that is away, is said
+// copying does copy now and, until ctx ends, whenever the journal has grown. What fails, such as a peer that is away, is said
 // once and tried again; only a copy that went another way ends it.
 //
 // Errors: journal.ErrTampered.
-func (s Site) Copying(ctx context.Context, copy func() error) error {
+func (s Site) copying(ctx context.Context, copy func() error) error {
 	tick := time.NewTicker(followPause)
 	defer tick.Stop()
 	var size int64 = -1

@@ -35,15 +35,12 @@ type keptCopy struct {
 // the record. In a vacuum there are none: what is recorded there is thrown away, and a look at a copy would pass for a need of
 // what is rehearsed.
 func (s Site) keepCopies() *keeping {
-	if container.Confined() {
+	copies, err := s.Copies()
+	if err == nil && len(copies) == 0 || container.Confined() {
 		return nil
 	}
-	copies, err := s.Copies()
 	if err != nil {
 		s.Log.Warn("not every copy of the record is kept", "error", err)
-	}
-	if len(copies) == 0 {
-		return nil
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	k := &keeping{site: s, stop: stop}
@@ -63,7 +60,7 @@ func (k keptCopy) follow(ctx context.Context, s Site) {
 	if sleep(ctx, copyPatience) != nil {
 		return
 	}
-	if err := s.Copying(ctx, bring); err != nil {
+	if err := s.copying(ctx, bring); err != nil {
 		s.behind(k.Copy, err)
 	}
 }

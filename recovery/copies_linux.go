@@ -68,13 +68,13 @@ func (s Site) copyDir(to string) string {
 // KeepCopy makes a copy of the record, and from then on every command does. One that is kept already is kept with what is new
 // in c.
 func (s Site) KeepCopy(ctx context.Context, c Copy) (CopyState, error) {
-	if _, _, err := c.target(); err != nil {
+	kind, _, err := c.target()
+	if err != nil {
 		return CopyState{}, err
 	}
-	if kind, _, _ := strings.Cut(c.To, ":"); (kind == "peer") != (c.Identity != "") {
+	if (kind == "peer") != (c.Identity != "") {
 		return CopyState{}, fmt.Errorf("%w: an identity goes with a peer, and a peer with an identity", ErrUsage)
 	}
-	var err error
 	if c.Identity != "" {
 		if c.Identity, err = filepath.Abs(c.Identity); err != nil {
 			return CopyState{}, err
