@@ -351,12 +351,13 @@ while True:
 	gone(t, pid)
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		// The kernel may need a moment to take the last process from its cgroup.
-		removed, err := Sweep()
-		if strings.Contains(strings.Join(removed, " "), "/"+cgroupParent+"/"+itoa(cmd.Process.Pid)+".") {
+		_, err := Sweep()
+		left := cgroupsOf(cmd.Process.Pid)
+		if len(left) == 0 {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("Sweep() = %v, %v; want the cgroup of process %d", removed, err, cmd.Process.Pid)
+			t.Fatalf("%v are left after Sweep() = %v; want none", left, err)
 		}
 	}
 }
