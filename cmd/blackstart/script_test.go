@@ -66,10 +66,14 @@ func needRoot(t *testing.T) {
 // TestScript runs what an operator types and compares what is seen.
 func TestScript(t *testing.T) {
 	needRoot(t)
+	helpers, err := filepath.Abs("testdata/bin")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			env.Setenv("PATH", filepath.Dir(binary)+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+			env.Setenv("PATH", filepath.Dir(binary)+":"+helpers+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 			state, data := filepath.Join(env.WorkDir, "state"), filepath.Join(env.WorkDir, "data")
 			cache, err := os.UserCacheDir()
 			if err != nil {
