@@ -37,7 +37,8 @@ type storageConfig struct {
 }
 
 // container adds a container to the listing. A record without image or layer,
-// from [storageLoader.scan], gets its layer from the root the runtime was given.
+// from [storageLoader.scan], gets its layer from the root the runtime was given,
+// and the rest from Podman's own database.
 func (l *storageLoader) container(r storageContainer, images map[string]storageImage) {
 	var config storageConfig
 	if err := l.store.config(r.ID, &config); errors.Is(err, fs.ErrNotExist) {
@@ -55,6 +56,15 @@ func (l *storageLoader) container(r storageContainer, images map[string]storageI
 		r.Layer = layerOfRoot(config.Root.Path)
 		l.store.containers[r.ID] = r
 	}
+	own := l.store.libpod[r.ID]
+	r.Image = cmp.Or(r.Image, own.ImageID)
+	if len(r.Names) == 0 && own.Name != "" {
+		r.Names = []string{own.Name}
+	}
+	if r.Created.IsZero() {
+		r.Created = own.Created
+	}
+	meta.ImageName = cmp.Or(meta.ImageName, own.Image)
 	c := describeStorage(r, meta, config.Annotations)
 	c.StorePath = l.store.path
 	if c.Image == "" {

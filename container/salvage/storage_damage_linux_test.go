@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func checkStorageVerify(t *testing.T, p *podman) {
@@ -81,8 +82,11 @@ func checkStorageDamaged(t *testing.T, p *podman, said inspected) {
 				}
 			}
 			store, c, listing := storageOf(t, root)
-			if c.ID != p.id || c.Created.IsZero() || len(listing.Problems) < len(test.files) {
-				t.Errorf("List() = %+v; want %s, and a problem for each of %s", listing, p.id, test.files)
+			if c.ID != p.id || c.Name != said.Name || c.Image != said.ImageName || c.Created.Sub(said.Created).Abs() > time.Second {
+				t.Errorf("List() has %+v; want %s (%s) of %s, made %s", c, p.id, said.Name, said.ImageName, said.Created)
+			}
+			if len(listing.Problems) < len(test.files) {
+				t.Errorf("List() has the problems %v; want one for each of %s", listing.Problems, test.files)
 			}
 			if spec, err := store.Spec(context.Background(), c); err != nil || !slices.Equal(spec.Process.Args, said.Config.Cmd) {
 				t.Errorf("Spec() = %+v, %v; want %q", spec, err, said.Config.Cmd)

@@ -20,8 +20,13 @@ const (
 )
 
 // libpodConfig is the part of libpod/container_config.go that a spec has no field
-// for. The health check is Docker's.
+// for, and what a container is called where containers/storage has lost that. The
+// health check is Docker's.
 type libpodConfig struct {
+	Name           string        `json:"name"`
+	Image          string        `json:"rootfsImageName"`
+	ImageID        string        `json:"rootfsImageID"`
+	Created        storageTime   `json:"createdTime"`
 	RestartPolicy  string        `json:"restart_policy"`
 	RestartRetries uint          `json:"restart_retries"`
 	Health         *dockerHealth `json:"healthcheck"`
