@@ -66,17 +66,12 @@ func (s Site) SalvageList(ctx context.Context) (Salvageable, error) {
 	if err != nil {
 		return all, err
 	}
-	for _, st := range dead.Stores {
-		l, err := st.List(ctx)
-		if err != nil {
-			all.Problems = append(all.Problems, fmt.Sprintf("%s in %s: %v", st.Kind(), st.Path(), err))
-		}
-		for _, p := range l.Problems {
-			all.Problems = append(all.Problems, p.String())
-		}
-		all.Containers = append(all.Containers, l.Containers...)
-		all.Images = append(all.Images, l.Images...)
+	l := dead.List(ctx)
+	for _, p := range l.Problems {
+		all.Problems = append(all.Problems, p.String())
 	}
+	all.Containers = append(all.Containers, l.Containers...)
+	all.Images = append(all.Images, l.Images...)
 	err = dead.Close()
 	if len(all.Containers)+len(all.Images) == 0 && len(all.Problems) > 0 {
 		err = errors.Join(fmt.Errorf("listing stores: %w: nothing in them can be read", salvage.ErrIncomplete), err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -23,6 +24,7 @@ const (
 // core/metadata/buckets.go of containerd, "v1".
 type containerdStore struct {
 	path    string
+	only    string // the one namespace that is read, if not all are
 	listing *Listing
 	records map[containerdKey]containerdRecord
 	chains  map[string]containerdSnapshots // by snapshotter
@@ -35,7 +37,12 @@ func openContainerd(path string) (Store, error) {
 	if !isFileBeneath(path, containerdMetadata) {
 		return nil, fmt.Errorf("opening containerd store %s: no %s", path, containerdMetadata)
 	}
-	return &containerdStore{path: path, chains: map[string]containerdSnapshots{}}, nil
+	return newContainerdStore(path, ""), nil
+}
+
+// newContainerdStore reads one namespace or, with "", all.
+func newContainerdStore(path, only string) *containerdStore {
+	return &containerdStore{path: path, only: only, chains: map[string]containerdSnapshots{}}
 }
 
 func (s *containerdStore) Kind() Kind   { return Containerd }
@@ -97,7 +104,7 @@ func (s *containerdStore) load(ctx context.Context) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if namespace.bucket != nil {
+			if namespace.bucket != nil && s.reads(string(namespace.key)) {
 				l.namespace(string(namespace.key), namespace.bucket)
 			}
 		}
@@ -105,6 +112,9 @@ func (s *containerdStore) load(ctx context.Context) error {
 	if len(db.damage) > 0 {
 		l.problem(containerdMetadata, errors.Join(db.damage...))
 		l.scan(db, s.namespaces(ctx))
+		l.listing.Containers = slices.DeleteFunc(l.listing.Containers, func(c Container) bool {
+			return c.Namespace != "" && !s.reads(c.Namespace)
+		})
 	}
 	if len(db.damage) > 0 && len(l.listing.Containers)+len(l.listing.Images) == 0 {
 		return fmt.Errorf("reading containerd store %s: no record is readable: %w", s.path, errors.Join(db.damage...))
@@ -113,6 +123,8 @@ func (s *containerdStore) load(ctx context.Context) error {
 	s.listing, s.records = &l.listing, l.records
 	return nil
 }
+
+func (s *containerdStore) reads(namespace string) bool { return s.only == "" || s.only == namespace }
 
 // containerdLoader gathers a listing.
 type containerdLoader struct {

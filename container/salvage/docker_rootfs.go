@@ -94,16 +94,22 @@ func (s *dockerStore) imageChain(id string) ([]digest.Digest, error) {
 	return s.chain(top)
 }
 
-// snapshotRootfs asks the containerd that dockerd started itself, or the
-// system's beside it. The snapshot's key is the container's id.
+// dockerNamespace is where dockerd keeps what is its own in containerd.
+const dockerNamespace = "moby"
+
+// dockerContainerds are the roots of the containerds that a dockerd may keep its
+// images in, of those that are there: the one that it started itself, and the
+// system's beside it.
+func dockerContainerds(path string) []string {
+	return slices.DeleteFunc([]string{filepath.Join(path, "containerd/daemon"), filepath.Join(filepath.Dir(path), "containerd")},
+		func(root string) bool { return !isFileBeneath(root, containerdMetadata) })
+}
+
+// snapshotRootfs looks for the snapshot whose key is the container's id.
 func (s *dockerStore) snapshotRootfs(ctx context.Context, snapshotter, id string) (Rootfs, error) {
 	errs := []error{fmt.Errorf("driver %q: no snapshot: %w", snapshotter, ErrIncomplete)}
-	for _, path := range []string{filepath.Join(s.path, "containerd/daemon"), filepath.Join(filepath.Dir(s.path), "containerd")} {
-		if !isFileBeneath(path, containerdMetadata) {
-			continue
-		}
-		store := &containerdStore{path: path, chains: map[string]containerdSnapshots{}}
-		rootfs, err := store.rootfs(ctx, "moby", containerdRecord{snapshotter: snapshotter, snapshotKey: id})
+	for _, path := range dockerContainerds(s.path) {
+		rootfs, err := newContainerdStore(path, dockerNamespace).rootfs(ctx, dockerNamespace, containerdRecord{snapshotter: snapshotter, snapshotKey: id})
 		if err == nil {
 			return rootfs, nil
 		}

@@ -74,7 +74,8 @@ func Open(kind Kind, path string) (Store, error) {
 }
 
 // OpenPath opens whatever is at path: a store's own directory, else every store
-// of the file system mounted there.
+// of the file system mounted there. With a Docker's directory comes what it keeps
+// in a containerd.
 func OpenPath(path string) ([]Store, []Problem) {
 	for _, kind := range []Kind{Containerd, Docker, Podman} {
 		if !looksLike(kind, path) {
@@ -84,7 +85,13 @@ func OpenPath(path string) ([]Store, []Problem) {
 		if err != nil {
 			return nil, []Problem{{Store: kind, What: path, Err: err}}
 		}
-		return []Store{store}, nil
+		stores := []Store{store}
+		if kind == Docker {
+			for _, root := range dockerContainerds(path) {
+				stores = append(stores, newContainerdStore(root, dockerNamespace))
+			}
+		}
+		return stores, nil
 	}
 	stores, problems := Find(path)
 	if len(stores)+len(problems) > 0 {

@@ -20,6 +20,30 @@ func (h *Host) Close() error {
 	return errors.Join(errs...)
 }
 
+// List returns what every store lists, the stores in their order. A store that
+// cannot be listed is a Problem. Containerd's record of a Docker container counts
+// only where Docker has none.
+func (h *Host) List(ctx context.Context) Listing {
+	var all Listing
+	for _, store := range h.Stores {
+		listing, err := store.List(ctx)
+		if err != nil {
+			all.Problems = append(all.Problems, Problem{Store: store.Kind(), What: store.Path(), Err: err})
+		}
+		all.Containers = append(all.Containers, listing.Containers...)
+		all.Images = append(all.Images, listing.Images...)
+		all.Problems = append(all.Problems, listing.Problems...)
+	}
+	docker := map[string]bool{}
+	for _, c := range all.Containers {
+		if c.Store == Docker {
+			docker[c.ID] = true
+		}
+	}
+	all.Containers = slices.DeleteFunc(all.Containers, func(c Container) bool { return c.Store == Containerd && docker[c.ID] })
+	return all
+}
+
 // match is how well a name fits a container, the best first.
 type match int
 
