@@ -97,11 +97,15 @@ func (s *dockerStore) imageChain(id string) ([]digest.Digest, error) {
 // dockerNamespace is where dockerd keeps what is its own in containerd.
 const dockerNamespace = "moby"
 
+// dockerContainerd is the root, below its own directory, of the containerd that a
+// dockerd starts itself.
+const dockerContainerd = "containerd/daemon"
+
 // dockerContainerds are the roots of the containerds that a dockerd may keep its
 // images in, of those that are there: the one that it started itself, and the
 // system's beside it.
 func dockerContainerds(path string) []string {
-	return slices.DeleteFunc([]string{filepath.Join(path, "containerd/daemon"), filepath.Join(filepath.Dir(path), "containerd")},
+	return slices.DeleteFunc([]string{filepath.Join(path, dockerContainerd), filepath.Join(filepath.Dir(path), "containerd")},
 		func(root string) bool { return !isFileBeneath(root, containerdMetadata) })
 }
 

@@ -162,7 +162,13 @@ func places(root string) []place {
 			list = append(list, place{Podman, filepath.Join("home", user.Name(), ".local/share/containers/storage")})
 		}
 	}
-	return append(list, configured(root)...)
+	list = append(list, configured(root)...)
+	for _, p := range list {
+		if p.kind == Docker {
+			list = append(list, place{Containerd, filepath.Join(p.dir, dockerContainerd)})
+		}
+	}
+	return list
 }
 
 // configured reads the places out of the orchestrators' configuration files. A
@@ -198,12 +204,7 @@ func configured(root string) []place {
 			add(Kubelet, config.StaticPodPath)
 		}
 	}
-	for _, p := range list {
-		if p.kind == Docker {
-			list = append(list, place{Containerd, filepath.Join(p.dir, "containerd/daemon")})
-		}
-	}
-	return append(list, place{Containerd, "var/lib/docker/containerd/daemon"})
+	return list
 }
 
 // tomlString finds the first `key = "value"` line, which is enough of TOML for

@@ -34,13 +34,16 @@ func (h *Host) List(ctx context.Context) Listing {
 		all.Images = append(all.Images, listing.Images...)
 		all.Problems = append(all.Problems, listing.Problems...)
 	}
-	docker := map[string]bool{}
+	docker := map[string]Container{}
 	for _, c := range all.Containers {
 		if c.Store == Docker {
-			docker[c.ID] = true
+			docker[c.ID] = c
 		}
 	}
-	all.Containers = slices.DeleteFunc(all.Containers, func(c Container) bool { return c.Store == Containerd && docker[c.ID] })
+	all.Containers = slices.DeleteFunc(all.Containers, func(c Container) bool {
+		twin, ok := docker[c.ID]
+		return ok && c.Store == Containerd && supersedes(twin, c)
+	})
 	return all
 }
 
