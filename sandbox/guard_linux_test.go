@@ -335,6 +335,9 @@ while True:
 	if _, scan := fmt.Sscanf(line, "ready %d", &pid); scan != nil {
 		t.Fatalf("the command said %q, %v; want ready", line, err)
 	}
+	if len(cgroupsOf(cmd.Process.Pid)) == 0 {
+		t.Error("the guard has no cgroup; want one, for the next command to remove")
+	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
