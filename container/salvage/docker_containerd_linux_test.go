@@ -27,6 +27,7 @@ func TestDockerSnapshots(t *testing.T) {
 		}
 	}
 	d.ctr("-n", "moby", "snapshots", "prepare", hexA, chain)
+	d.importImage("production") // somebody else's
 	d.kill()
 	upper, _ := filepath.Glob(filepath.Join(d.root, "io.containerd.snapshotter.v1.overlayfs/snapshots/3/fs"))
 	if len(upper) != 1 {
@@ -92,6 +93,11 @@ func TestDockerSnapshots(t *testing.T) {
 		image, err := (&Host{Stores: []Store{store, system}}).LookupImage(ctx, c.Namespace, c.Image)
 		if err != nil || image.Store != Containerd || image.Namespace != "moby" {
 			t.Errorf("%s: LookupImage(%s) = %+v, %v; want containerd's in moby", place, c.Image, image, err)
+		}
+		both, problems := OpenPath(root)
+		listing := (&Host{Stores: both}).List(ctx)
+		if len(problems)+len(listing.Problems) != 0 || len(listing.Containers) != 1 || len(listing.Images) != 1 || listing.Images[0].Namespace != "moby" {
+			t.Errorf("%s: OpenPath() has %+v, %v; want Docker's container and its image in moby, and no problem", place, listing, problems)
 		}
 		if after := fingerprint(t, lib); !reflect.DeepEqual(after, before) {
 			t.Errorf("%s: the store changed while it was read", place)
